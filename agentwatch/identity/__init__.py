@@ -1,0 +1,1 @@
+"""Who an event belongs to: agents, sessions, cgroups, processes."""

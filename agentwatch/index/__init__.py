@@ -1,0 +1,1 @@
+"""The derived, rebuildable index of the log."""

@@ -1,0 +1,1 @@
+"""From pinned BPF objects to events in user space; only loader.py imports bcc."""

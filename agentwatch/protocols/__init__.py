@@ -1,0 +1,1 @@
+"""Protocol decoders: sans-IO state machines from ordered bytes to messages."""

@@ -1,0 +1,1 @@
+"""Questions of a responder, answered from the index and the log."""

@@ -1,0 +1,1 @@
+"""What is in a record and how it is encoded."""

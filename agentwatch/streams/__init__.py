@@ -1,0 +1,1 @@
+"""From captured pieces of connections to ordered bytes with declared gaps."""
