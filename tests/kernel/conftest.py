@@ -1,0 +1,8 @@
+"""The fixtures of the tests that use the real kernel, real servers and real clients."""
+
+from __future__ import annotations
+
+from tests.kernel.fix_postgres import postgres
+from tests.kernel.fix_watch import agent_python, agent_user, own_watch, watch
+
+__all__ = ["agent_python", "agent_user", "own_watch", "postgres", "watch"]
