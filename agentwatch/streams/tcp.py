@@ -29,6 +29,9 @@ MAX_HELD_BYTES = 8 * 1024 * 1024
 default tcp_rmem (6 MiB) cannot hold more itself."""
 MAX_HELD_PIECES = 8192
 """Out-of-order pieces kept; 6 MiB in segments of 1448 bytes are 4345. Bounds the cost of one-byte segments."""
+MAX_JOINED_BYTES = 64 * 1024
+"""Fragments that a retransmission filled up are joined to pieces of at most this size: a larger one would be
+copied again and again."""
 MAX_WINDOW = 1 << 30
 """No window is larger (RFC 7323 section 2.3): what lies farther ahead was not accepted, farther behind is new."""
 
@@ -166,7 +169,7 @@ class Reassembler:
         if low == high:
             pieces = [_cut(_Piece(start, end, data), start_kept, end)]
         else:
-            pieces = _merge(held[low:high], _Piece(start, end, data), start_kept)
+            pieces = _joined(_merge(held[low:high], _Piece(start, end, data), start_kept))
         self._held_bytes += _size(pieces) - _size(held[low:high])
         held[low:high] = pieces
 
@@ -232,6 +235,18 @@ def _merge(known: list[_Piece], new: _Piece, start: int) -> list[_Piece]:
         if cut.data is None:
             pieces += _outside([_Piece(start, new.end, None)], cut, cut.start)
     return sorted(pieces)
+
+
+def _joined(pieces: list[_Piece]) -> list[_Piece]:
+    groups: list[list[_Piece]] = []
+    for piece in pieces:
+        last = groups[-1] if groups else []
+        joins = last and last[-1].end == piece.start and piece.end - last[0].start <= MAX_JOINED_BYTES
+        if joins and piece.data is not None and last[-1].data is not None:
+            last.append(piece)
+        else:
+            groups.append([piece])
+    return [_Piece(g[0].start, g[-1].end, b"".join(p.data or b"" for p in g)) if g[1:] else g[0] for g in groups]
 
 
 def _outside(known: list[_Piece], new: _Piece, start: int) -> list[_Piece]:

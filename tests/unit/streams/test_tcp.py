@@ -265,6 +265,17 @@ def test_number_of_waiting_pieces_is_bounded() -> None:
     assert stream.offset > 0
 
 
+def test_retransmission_over_many_fragments_does_not_reach_the_limit() -> None:
+    stream = begun()
+    count = tcp.MAX_HELD_PIECES - 1
+    for number in range(count):
+        send(stream, 1 + 2 * number, b"x")
+    assert send(stream, 1, b"-" * 2 * count) == []
+    result = send(stream, 0, b"0")
+    data = b"".join(piece.data for piece in result if isinstance(piece, Data))
+    assert data == b"0" + b"x-" * count
+
+
 # --- the model -------------------------------------------------------------------------------------------
 
 STREAM = bytes(range(256)) * 2
