@@ -26,7 +26,6 @@ FUZZ_STAMP := $(STAMP)-fuzz
 FUZZ_SECONDS ?= 120
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-DEMO_ARGS ?=
 
 .PHONY: help setup apt demo test test-unit test-kernel acceptance fuzz lint format bench clean
 
@@ -64,7 +63,7 @@ $(FUZZ_STAMP): $(STAMP)
 	@touch $@
 
 demo: setup ## an agent's backfill on table orders, recorded and shown (root)
-	@$(SUDO) docs/demo/run.sh $(DEMO_ARGS)
+	@$(SUDO) docs/demo/run.sh
 
 test: setup ## every test, the kernel's among them (root)
 	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
