@@ -1,0 +1,105 @@
+"""``agentwatch probes load|status|unload``: the kernel side, which runs with no process of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from agentwatch.cli.common import config_option, pass_config
+from agentwatch.kernel import bpf, counters, hooks, pins
+
+if TYPE_CHECKING:
+    from agentwatch.config import Config
+
+
+@click.group("probes")
+@config_option
+def command() -> None:
+    """Load, inspect and unload the kernel probes.
+
+    Loaded probes capture without any process: events wait in the pinned ring until the recorder reads them.
+    """
+
+
+@command.command("load")
+@pass_config
+def load(config: Config) -> None:
+    """Compile, attach and pin the probes. Needs root and python3-bpfcc.
+
+    Exit status: 0 loaded, 69 the kernel or the compiler refused, 75 loaded already, 77 not root.
+    """
+    from agentwatch.kernel import loader  # noqa: PLC0415 -- the other commands must not need the compiler
+
+    loaded = loader.load(config)
+    click.echo(f"loaded: {len(hooks.HOOKS)} hooks on {config.watch_path}, pinned at {config.pin_dir}")
+    click.echo(f"mode {loaded.probe_mode}, ring {loaded.ring_bytes >> 10} KiB", err=True)
+
+
+@command.command("unload")
+@pass_config
+def unload(config: Config) -> None:
+    """Detach and unpin the probes. Events that nobody read are gone.
+
+    Exit status: 0 unloaded (or nothing was loaded), 77 not root.
+    """
+    pins.is_loaded(config)  # says so when it may not look
+    click.echo(f"unloaded: {pins.remove(config)} hooks")
+
+
+@command.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_config
+def status(config: Config, *, as_json: bool) -> None:
+    """Print which hooks are attached and what each program captured and lost.
+
+    Exit status: 0 all hooks are attached, 69 none are loaded, 1 some are missing.
+    """
+    pins.require(config)
+    attached = _attached(config)
+    missing = [hook.link for hook in hooks.HOOKS if hook.link not in attached]
+    fd = pins.open_map(config, "counters")
+    try:
+        programs = counters.read(fd)
+    finally:
+        os.close(fd)
+    if as_json:
+        click.echo(json.dumps({"attached": sorted(attached), "missing": missing, **_as_json(programs)}))
+    else:
+        click.echo(f"{'program':<12} {'seen':>10} {'submitted':>10} {'lost':>8}")
+        for name, c in programs.items():
+            click.echo(f"{name:<12} {c.seen:>10} {c.submitted:>10} {sum(c.lost):>8}")
+        click.echo(f"{len(attached)} of {len(hooks.HOOKS)} hooks attached", err=True)
+    for link in missing:
+        click.echo(f"agentwatch: not attached: {link}", err=True)
+    raise SystemExit(1 if missing else 0)
+
+
+def _attached(config: Config) -> set[str]:
+    """Return the names of links that are pinned and whose cgroup, where they have one, still exists."""
+    result = set()
+    for pin in pins.links_dir(config).iterdir():
+        fd = bpf.obj_get(pin)
+        try:
+            kind, cgroup = bpf.link_target(fd)
+        finally:
+            os.close(fd)
+        if kind != bpf.LINK_CGROUP or cgroup:
+            result.add(pin.name)
+    return result
+
+
+def _as_json(programs: dict[str, counters.Counters]) -> dict[str, object]:
+    return {
+        "programs": {
+            name: {
+                "seen": c.seen,
+                "submitted": c.submitted,
+                "lost": dict(zip(counters.CAUSES, c.lost, strict=True)),
+                "lost_bytes": dict(zip(counters.CAUSES, c.lost_bytes, strict=True)),
+            }
+            for name, c in programs.items()
+        }
+    }

@@ -1,0 +1,479 @@
+"""The mirror of probes/abi.h: layouts, enums, and the decoding of one event into a value.
+
+tests/kernel/test_abi.py compares ``LAYOUTS`` and the enums with the BTF of the compiled program as whole sets, so that
+the two cannot drift apart. Members are listed in order without implicit padding.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION = 1
+
+
+class EventKind(IntEnum):
+    """``enum aw_event_kind``."""
+
+    FORK = 1
+    EXEC = 2
+    ARGV = 3
+    EXEC_FAILED = 4
+    EXIT = 5
+    CONNECT = 6
+    WIRE = 7
+    SOCK_END = 8
+    UNIX_OPEN = 9
+    UNIX = 10
+    CGROUP = 11
+
+
+class Program(IntEnum):
+    """``enum aw_program``."""
+
+    P_FORK = 0
+    P_EXEC = 1
+    P_EXEC_FAILED = 2
+    P_EXIT = 3
+    P_CONNECT = 4
+    P_EGRESS = 5
+    P_INGRESS = 6
+    P_SOCK_END = 7
+    P_UNIX_SEND = 8
+    P_UNIX_RECV = 9
+    P_CGROUP = 10
+    P_COUNT = 11
+
+
+class Lost(IntEnum):
+    """``enum aw_lost``: why an event, or a part of one, did not reach the ring."""
+
+    LOST_RING = 0
+    LOST_MEMORY = 1
+    LOST_MAP = 2
+    LOST_LIMIT = 3
+    LOST_COUNT = 4
+
+
+class Way(IntEnum):
+    """``enum aw_direction``."""
+
+    OUT = 0
+    IN = 1
+
+
+class Flag(IntFlag):
+    """``enum aw_flag``."""
+
+    F_USER_MEMORY = 1
+    F_MEMFD = 2
+    F_DELETED = 4
+    F_SCM_RIGHTS = 8
+    F_COMPAT = 16
+    F_ASYNC = 32
+    F_GROUP_DEAD = 64
+    F_CORE = 128
+    F_UNATTRIBUTED = 256
+    F_SUPPRESSED = 512
+
+
+class CgroupOperation(IntEnum):
+    """``enum aw_cgroup_operation``."""
+
+    CG_MKDIR = 1
+    CG_RMDIR = 2
+    CG_ATTACH = 3
+    CG_POPULATED = 4
+    CG_EMPTY = 5
+
+
+ENUMS: dict[str, type[IntEnum | IntFlag]] = {
+    "aw_event_kind": EventKind,
+    "aw_program": Program,
+    "aw_lost": Lost,
+    "aw_direction": Way,
+    "aw_flag": Flag,
+    "aw_cgroup_operation": CgroupOperation,
+}
+
+_HEADER = (("len", "I"), ("kind", "H"), ("flags", "H"), ("boottime", "Q"), ("cgroup", "Q"), ("tgid", "I"), ("tid", "I"))
+
+LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "aw_header": _HEADER,
+    "aw_fork": (("h", ""), ("ppid", "I"), ("uid", "I"), ("reserved", "Q"), ("comm", "16s")),
+    "aw_exec": (
+        ("h", ""),
+        ("ppid", "I"),
+        ("uid", "I"),
+        ("gid", "I"),
+        ("device", "I"),
+        ("inode", "Q"),
+        ("args_total", "I"),
+        ("args_len", "I"),
+        ("exe_len", "H"),
+        ("cwd_len", "H"),
+        ("filename_len", "H"),
+        ("path_flags", "H"),
+        ("comm", "16s"),
+    ),
+    "aw_argv": (("h", ""), ("offset", "I"), ("args_len", "I")),
+    "aw_exec_failed": (("h", ""), ("error", "i"), ("argc_read", "I"), ("args_len", "I"), ("filename_len", "I")),
+    "aw_exit": (("h", ""), ("exit_code", "I"), ("ppid", "I")),
+    "aw_connect": (
+        ("h", ""),
+        ("cookie", "Q"),
+        ("inode", "Q"),
+        ("latency", "Q"),
+        ("result", "i"),
+        ("fd", "i"),
+        ("family", "H"),
+        ("protocol", "H"),
+        ("remote_port", "H"),
+        ("local_port", "H"),
+        ("remote", "16s"),
+        ("local", "16s"),
+        ("path_len", "I"),
+        ("path", "108s"),
+    ),
+    "aw_wire": (
+        ("h", ""),
+        ("cookie", "Q"),
+        ("seq", "I"),
+        ("ack", "I"),
+        ("payload", "I"),
+        ("captured", "I"),
+        ("remote", "16s"),
+        ("local", "16s"),
+        ("remote_port", "H"),
+        ("local_port", "H"),
+        ("family", "B"),
+        ("protocol", "B"),
+        ("tcp_flags", "B"),
+        ("direction", "B"),
+    ),
+    "aw_sock_end": (("h", ""), ("cookie", "Q"), ("protocol", "I"), ("reserved", "I")),
+    "aw_unix_open": (
+        ("h", ""),
+        ("inode", "Q"),
+        ("cookie", "Q"),
+        ("peer_tgid", "I"),
+        ("type", "I"),
+        ("path_len", "I"),
+        ("path", "108s"),
+    ),
+    "aw_unix": (
+        ("h", ""),
+        ("inode", "Q"),
+        ("cookie", "Q"),
+        ("total", "I"),
+        ("offset", "I"),
+        ("payload", "I"),
+        ("captured", "I"),
+        ("direction", "B"),
+        ("reserved", "7s"),
+    ),
+    "aw_cgroup": (("h", ""), ("id", "Q"), ("operation", "I"), ("path_len", "I")),
+    "aw_counters": (("seen", "Q"), ("submitted", "Q"), ("lost", "4Q"), ("lost_bytes", "4Q")),
+}
+
+
+def layout(name: str) -> struct.Struct:
+    """Return the packing of a struct of abi.h."""
+    members = LAYOUTS[name]
+    header = "".join(code for _, code in _HEADER) if members[0] == ("h", "") else ""
+    return struct.Struct("<" + header + "".join(code for _, code in members))
+
+
+HEADER = layout("aw_header")
+
+
+class Header(NamedTuple):
+    """``struct aw_header``."""
+
+    len: int
+    kind: int
+    flags: int
+    boottime: int
+    cgroup: int
+    tgid: int
+    tid: int
+
+
+class Fork(NamedTuple):
+    """``struct aw_fork``."""
+
+    h: Header
+    ppid: int
+    uid: int
+    comm: bytes
+
+
+class Exec(NamedTuple):
+    """``struct aw_exec`` with what follows it; paths as the kernel has them, ``args`` as far as it is in this event."""
+
+    h: Header
+    ppid: int
+    uid: int
+    gid: int
+    device: int
+    inode: int
+    args_total: int
+    comm: bytes
+    exe: bytes
+    cwd: bytes
+    filename: bytes
+    args: bytes
+
+
+class Argv(NamedTuple):
+    """``struct aw_argv``: more bytes of the arguments of the last exec of this process."""
+
+    h: Header
+    offset: int
+    args: bytes
+
+
+class ExecFailed(NamedTuple):
+    """``struct aw_exec_failed``."""
+
+    h: Header
+    error: int
+    filename: bytes
+    args: bytes
+
+
+class Exit(NamedTuple):
+    """``struct aw_exit``; ``exit_code`` as wait(2) has it."""
+
+    h: Header
+    exit_code: int
+    ppid: int
+
+
+class Connect(NamedTuple):
+    """``struct aw_connect``."""
+
+    h: Header
+    cookie: int
+    inode: int
+    latency: int
+    result: int
+    fd: int
+    family: int
+    protocol: int
+    remote_port: int
+    local_port: int
+    remote: bytes
+    local: bytes
+    path: bytes
+
+
+class Wire(NamedTuple):
+    """``struct aw_wire`` and its payload."""
+
+    h: Header
+    cookie: int
+    seq: int
+    ack: int
+    payload: int
+    remote: bytes
+    local: bytes
+    remote_port: int
+    local_port: int
+    family: int
+    protocol: int
+    tcp_flags: int
+    direction: int
+    data: bytes
+
+
+class SockEnd(NamedTuple):
+    """``struct aw_sock_end``."""
+
+    h: Header
+    cookie: int
+
+
+class UnixOpen(NamedTuple):
+    """``struct aw_unix_open``."""
+
+    h: Header
+    inode: int
+    cookie: int
+    peer_tgid: int
+    type: int
+    path: bytes
+
+
+class Unix(NamedTuple):
+    """``struct aw_unix`` and its bytes."""
+
+    h: Header
+    inode: int
+    total: int
+    offset: int
+    payload: int
+    direction: int
+    data: bytes
+
+
+class Cgroup(NamedTuple):
+    """``struct aw_cgroup``."""
+
+    h: Header
+    id: int
+    operation: int
+    path: bytes
+
+
+Event = Fork | Exec | Argv | ExecFailed | Exit | Connect | Wire | SockEnd | UnixOpen | Unix | Cgroup
+
+_FORK, _EXEC, _ARGV, _EXEC_FAILED = (layout(f"aw_{n}") for n in ("fork", "exec", "argv", "exec_failed"))
+_EXIT, _CONNECT, _WIRE, _SOCK_END = (layout(f"aw_{n}") for n in ("exit", "connect", "wire", "sock_end"))
+_UNIX_OPEN, _UNIX, _CGROUP = (layout(f"aw_{n}") for n in ("unix_open", "unix", "cgroup"))
+COUNTERS = layout("aw_counters")
+_CUT_EXE, _CUT_CWD = 1, 2
+
+
+def _path(components: bytes, *, cut: bool) -> bytes:
+    """Return a path from leaf-first components; one that was cut begins with ``...`` instead of the root."""
+    names = components.split(b"\0")[:-1]
+    names.reverse()
+    return (b".../" if cut else b"/") + b"/".join(names)
+
+
+def _fork(data: bytes) -> Fork:
+    *h, ppid, uid, _, comm = _FORK.unpack_from(data)
+    return Fork(Header(*h), ppid, uid, comm)
+
+
+def _exec(data: bytes) -> Exec:
+    *h, ppid, uid, gid, device, inode, total, args_len, exe_len, cwd_len, filename_len, cut, comm = _EXEC.unpack_from(
+        data
+    )
+    exe = _EXEC.size
+    cwd = exe + exe_len
+    filename = cwd + cwd_len
+    args = filename + filename_len
+    return Exec(
+        Header(*h),
+        ppid,
+        uid,
+        gid,
+        device,
+        inode,
+        total,
+        comm,
+        _path(data[exe:cwd], cut=bool(cut & _CUT_EXE)),
+        _path(data[cwd:filename], cut=bool(cut & _CUT_CWD)),
+        data[filename:args].rstrip(b"\0"),
+        data[args : args + args_len],
+    )
+
+
+def _argv(data: bytes) -> Argv:
+    *h, offset, args_len = _ARGV.unpack_from(data)
+    return Argv(Header(*h), offset, data[_ARGV.size : _ARGV.size + args_len])
+
+
+def _exec_failed(data: bytes) -> ExecFailed:
+    *h, error, _, args_len, filename_len = _EXEC_FAILED.unpack_from(data)
+    args = _EXEC_FAILED.size + filename_len
+    return ExecFailed(Header(*h), error, data[_EXEC_FAILED.size : args].rstrip(b"\0"), data[args : args + args_len])
+
+
+def _exit(data: bytes) -> Exit:
+    *h, code, ppid = _EXIT.unpack_from(data)
+    return Exit(Header(*h), code, ppid)
+
+
+def _connect(data: bytes) -> Connect:
+    (*h, cookie, inode, latency, result, fd, family, protocol, remote_port, local_port, remote, local, n, path) = (
+        _CONNECT.unpack_from(data)
+    )
+    return Connect(
+        Header(*h),
+        cookie,
+        inode,
+        latency,
+        result,
+        fd,
+        family,
+        protocol,
+        remote_port,
+        local_port,
+        remote,
+        local,
+        path[:n],
+    )
+
+
+def _wire(data: bytes) -> Wire:
+    (*h, cookie, seq, ack, payload, captured, remote, local, remote_port, local_port, family, protocol, tcp, way) = (
+        _WIRE.unpack_from(data)
+    )
+    end = _WIRE.size + captured
+    return Wire(
+        Header(*h),
+        cookie,
+        seq,
+        ack,
+        payload,
+        remote,
+        local,
+        remote_port,
+        local_port,
+        family,
+        protocol,
+        tcp,
+        way,
+        data[_WIRE.size : end],
+    )
+
+
+def _sock_end(data: bytes) -> SockEnd:
+    *h, cookie, _, _ = _SOCK_END.unpack_from(data)
+    return SockEnd(Header(*h), cookie)
+
+
+def _unix_open(data: bytes) -> UnixOpen:
+    *h, inode, cookie, peer_tgid, kind, path_len, path = _UNIX_OPEN.unpack_from(data)
+    return UnixOpen(Header(*h), inode, cookie, peer_tgid, kind, path[:path_len])
+
+
+def _unix(data: bytes) -> Unix:
+    *h, inode, _, total, offset, payload, captured, way, _ = _UNIX.unpack_from(data)
+    return Unix(Header(*h), inode, total, offset, payload, way, data[_UNIX.size : _UNIX.size + captured])
+
+
+def _cgroup(data: bytes) -> Cgroup:
+    *h, cgroup_id, operation, path_len = _CGROUP.unpack_from(data)
+    return Cgroup(Header(*h), cgroup_id, operation, data[_CGROUP.size : _CGROUP.size + path_len].rstrip(b"\0"))
+
+
+_DECODERS: dict[int, Callable[[bytes], Event]] = {
+    EventKind.FORK: _fork,
+    EventKind.EXEC: _exec,
+    EventKind.ARGV: _argv,
+    EventKind.EXEC_FAILED: _exec_failed,
+    EventKind.EXIT: _exit,
+    EventKind.CONNECT: _connect,
+    EventKind.WIRE: _wire,
+    EventKind.SOCK_END: _sock_end,
+    EventKind.UNIX_OPEN: _unix_open,
+    EventKind.UNIX: _unix,
+    EventKind.CGROUP: _cgroup,
+}
+_KIND_AT = 4
+
+
+def decode(data: bytes) -> Event | None:
+    """Return the event in ``data`` (which may be longer than the event), None if it is none that we know."""
+    try:
+        return _DECODERS[data[_KIND_AT] | data[_KIND_AT + 1] << 8](data)
+    except (KeyError, IndexError, struct.error):
+        return None

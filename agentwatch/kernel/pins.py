@@ -1,0 +1,124 @@
+"""Where pinned objects lie: names in, paths and open descriptors out; and what a host needs mounted for it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentwatch.errors import KernelError, PrivilegeError, ProbesNotLoaded
+from agentwatch.kernel import bpf
+
+if TYPE_CHECKING:
+    from agentwatch.config import Config
+
+STATUS_FILE = "probes.json"
+_MOUNTS = Path("/proc/self/mounts")
+_TRACEFS = Path("/sys/kernel/tracing")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load left behind in ``run_dir/probes.json``: what is watched, by which build, since when."""
+
+    version: str
+    abi: int
+    watch: str
+    cgroup_id: int
+    probe_mode: str
+    ring_bytes: int
+    boot_id: str
+    loaded_at: int
+    """CLOCK_REALTIME, ns."""
+    source_sha256: str
+
+
+def maps_dir(config: Config) -> Path:
+    """Return where the maps are pinned."""
+    return config.pin_dir / "maps"
+
+
+def links_dir(config: Config) -> Path:
+    """Return where the links are pinned."""
+    return config.pin_dir / "links"
+
+
+def is_loaded(config: Config) -> bool:
+    """Whether probes are pinned; raises PrivilegeError when that cannot be seen."""
+    try:
+        return any(links_dir(config).iterdir())
+    except FileNotFoundError:
+        return False
+    except PermissionError as e:
+        raise PrivilegeError(f"cannot look into {config.pin_dir}: run as root") from e
+
+
+def require(config: Config) -> None:
+    """Raise ProbesNotLoaded unless probes are pinned."""
+    if not is_loaded(config):
+        raise ProbesNotLoaded(f"no probes are loaded at {config.pin_dir}; load them: agentwatch probes load")
+
+
+def open_map(config: Config, name: str) -> int:
+    """Open a pinned map; the caller closes the descriptor."""
+    return bpf.obj_get(maps_dir(config) / name)
+
+
+def write_status(config: Config, loaded: Loaded) -> None:
+    """Leave ``loaded`` for status and the recorder."""
+    config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = config.run_dir / STATUS_FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(loaded)), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_status(config: Config) -> Loaded:
+    """Return what the last load left. Raises ProbesNotLoaded if there is nothing to read."""
+    try:
+        return Loaded(**json.loads((config.run_dir / STATUS_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as e:
+        raise ProbesNotLoaded(
+            f"{config.run_dir / STATUS_FILE} cannot be read ({e}); unload and load the probes again: agentwatch probes"
+        ) from e
+
+
+def remove(config: Config) -> int:
+    """Unpin everything, links first, which detaches; return how many links there were."""
+    links = 0
+    for directory in (links_dir(config), maps_dir(config)):
+        if directory.is_dir():
+            for pin in directory.iterdir():
+                pin.unlink()
+                links += directory.name == "links"
+            directory.rmdir()
+    if config.pin_dir.is_dir():
+        config.pin_dir.rmdir()
+    (config.run_dir / STATUS_FILE).unlink(missing_ok=True)
+    return links
+
+
+def prepare_mounts(config: Config) -> None:
+    """Mount bpffs and tracefs where they are missing. Raises KernelError if pin_dir is on something else."""
+    _mount_if_missing("tracefs", _TRACEFS)
+    if config.pin_dir.is_relative_to("/sys/fs/bpf"):
+        _mount_if_missing("bpf", Path("/sys/fs/bpf"))
+    if _file_system_of(config.pin_dir) != "bpf":
+        raise KernelError(f"pin_dir {config.pin_dir} is not on a bpf file system; choose a folder below /sys/fs/bpf")
+
+
+def _file_system_of(path: Path) -> str:
+    mounts = [line.split()[1:3] for line in _MOUNTS.read_text(encoding="utf-8").splitlines()]
+    return max((m for m in mounts if path.is_relative_to(m[0])), key=lambda m: len(m[0]))[1]
+
+
+def _mount_if_missing(kind: str, target: Path) -> None:
+    mounts = (line.split()[1:3] for line in _MOUNTS.read_text(encoding="utf-8").splitlines())
+    if [str(target), kind] in mounts:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", bytes(target), kind.encode(), 0, None):
+        raise KernelError(f"cannot mount {kind} on {target}: {os.strerror(ctypes.get_errno())}")

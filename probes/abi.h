@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * What crosses from the kernel into user space. Nothing else does.
+ *
+ * agentwatch/kernel/abi.py mirrors this file; tests/kernel/test_abi.py compares
+ * the two as whole sets from the BTF of the compiled program. A change of any
+ * struct or enum here changes ABI_VERSION.
+ */
+#ifndef AGENTWATCH_ABI_H
+#define AGENTWATCH_ABI_H
+
+#define ABI_VERSION 1
+
+enum aw_event_kind {
+	AW_FORK = 1,
+	AW_EXEC = 2,
+	AW_ARGV = 3,
+	AW_EXEC_FAILED = 4,
+	AW_EXIT = 5,
+	AW_CONNECT = 6,
+	AW_WIRE = 7,
+	AW_SOCK_END = 8,
+	AW_UNIX_OPEN = 9,
+	AW_UNIX = 10,
+	AW_CGROUP = 11,
+};
+
+enum aw_program {
+	AW_P_FORK = 0,
+	AW_P_EXEC = 1,
+	AW_P_EXEC_FAILED = 2,
+	AW_P_EXIT = 3,
+	AW_P_CONNECT = 4,
+	AW_P_EGRESS = 5,
+	AW_P_INGRESS = 6,
+	AW_P_SOCK_END = 7,
+	AW_P_UNIX_SEND = 8,
+	AW_P_UNIX_RECV = 9,
+	AW_P_CGROUP = 10,
+	AW_P_COUNT = 11,
+};
+
+/* Why an event or a part of one did not reach the ring. */
+enum aw_lost {
+	AW_LOST_RING = 0, /* the ring was full */
+	AW_LOST_MEMORY = 1, /* memory of the process or the packet was not readable */
+	AW_LOST_MAP = 2, /* a map was full: something is not tracked or not attributed */
+	AW_LOST_LIMIT = 3, /* larger than a named limit below */
+	AW_LOST_COUNT = 4,
+};
+
+enum aw_direction {
+	AW_OUT = 0,
+	AW_IN = 1,
+};
+
+enum aw_flag {
+	AW_F_USER_MEMORY = 1, /* bytes came from the memory of the process */
+	AW_F_MEMFD = 2, /* exe is a memfd */
+	AW_F_DELETED = 4, /* exe has no name left */
+	AW_F_SCM_RIGHTS = 8, /* the call passed file descriptors */
+	AW_F_COMPAT = 16, /* a 32-bit system call */
+	AW_F_ASYNC = 32, /* not made by a system call of the kind (io_uring, splice) */
+	AW_F_GROUP_DEAD = 64,
+	AW_F_CORE = 128, /* a core was dumped */
+	AW_F_UNATTRIBUTED = 256, /* tgid and tid are not known; the cgroup is */
+	AW_F_SUPPRESSED = 512, /* the length is exact, the bytes were not copied on purpose */
+};
+
+enum aw_cgroup_operation {
+	AW_CG_MKDIR = 1,
+	AW_CG_RMDIR = 2,
+	AW_CG_ATTACH = 3,
+	AW_CG_POPULATED = 4,
+	AW_CG_EMPTY = 5,
+};
+
+/* Every event begins with this. len counts from here to the last byte used. */
+struct aw_header {
+	__u32 len;
+	__u16 kind;
+	__u16 flags;
+	__u64 boottime; /* ns */
+	__u64 cgroup; /* where the process came under watch */
+	__u32 tgid;
+	__u32 tid;
+};
+_Static_assert(sizeof(struct aw_header) == 32, "aw_header");
+
+struct aw_fork {
+	struct aw_header h; /* of the child */
+	__u32 ppid;
+	__u32 uid;
+	__u64 reserved;
+	char comm[16];
+};
+_Static_assert(sizeof(struct aw_fork) == 64, "aw_fork");
+
+/*
+ * Followed by exe_len bytes of path components, then cwd_len, then the
+ * filename as asked for (filename_len), then the first args_len bytes of argv.
+ * Components come leaf first, each ended by NUL. The rest of argv, up to
+ * args_total, follows in AW_ARGV events of the same tgid before any other.
+ */
+struct aw_exec {
+	struct aw_header h;
+	__u32 ppid;
+	__u32 uid;
+	__u32 gid;
+	__u32 device; /* as in stat(2): major << 20 | minor (the kernel's own form) */
+	__u64 inode;
+	__u32 args_total;
+	__u32 args_len;
+	__u16 exe_len;
+	__u16 cwd_len;
+	__u16 filename_len;
+	__u16 path_flags; /* 1: exe cut at the limit, 2: cwd cut */
+	char comm[16];
+};
+_Static_assert(sizeof(struct aw_exec) == 88, "aw_exec");
+
+struct aw_argv {
+	struct aw_header h;
+	__u32 offset;
+	__u32 args_len;
+};
+_Static_assert(sizeof(struct aw_argv) == 40, "aw_argv");
+
+/* Followed by filename_len bytes, then args_len bytes: arguments, each ended by NUL. */
+struct aw_exec_failed {
+	struct aw_header h;
+	__s32 error; /* -errno */
+	__u32 argc_read;
+	__u32 args_len;
+	__u32 filename_len;
+};
+_Static_assert(sizeof(struct aw_exec_failed) == 48, "aw_exec_failed");
+
+struct aw_exit {
+	struct aw_header h;
+	__u32 exit_code; /* as wait(2): status << 8 | signal */
+	__u32 ppid;
+};
+_Static_assert(sizeof(struct aw_exit) == 40, "aw_exit");
+
+/* An address: IPv4 and IPv6 in network order; a Unix path has its own field. */
+struct aw_connect {
+	struct aw_header h;
+	__u64 cookie; /* of the socket; 0 for Unix */
+	__u64 inode; /* of the socket */
+	__u64 latency; /* ns, 0 when not known */
+	__s32 result; /* 0 or -errno */
+	__s32 fd; /* -1 when not known */
+	__u16 family;
+	__u16 protocol;
+	__u16 remote_port; /* host order */
+	__u16 local_port;
+	__u8 remote[16];
+	__u8 local[16];
+	__u32 path_len; /* bytes of path used, with a leading NUL for an abstract name */
+	__u8 path[108];
+};
+_Static_assert(sizeof(struct aw_connect) == 216, "aw_connect");
+
+/* One IP packet, or a piece of a large one; followed by captured bytes of payload. */
+struct aw_wire {
+	struct aw_header h;
+	__u64 cookie;
+	__u32 seq; /* of the first payload byte */
+	__u32 ack;
+	__u32 payload; /* bytes of payload of this piece on the wire */
+	__u32 captured;
+	__u8 remote[16];
+	__u8 local[16];
+	__u16 remote_port;
+	__u16 local_port;
+	__u8 family;
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 direction;
+};
+_Static_assert(sizeof(struct aw_wire) == 96, "aw_wire");
+
+struct aw_sock_end {
+	struct aw_header h;
+	__u64 cookie;
+	__u32 protocol;
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct aw_sock_end) == 48, "aw_sock_end");
+
+/* The first sight of a Unix socket. */
+struct aw_unix_open {
+	struct aw_header h;
+	__u64 inode;
+	__u64 cookie;
+	__u32 peer_tgid; /* as the kernel keeps it for SO_PEERCRED */
+	__u32 type; /* SOCK_STREAM, ... */
+	__u32 path_len; /* of the peer's name; 0: it has none */
+	__u8 path[108];
+};
+_Static_assert(sizeof(struct aw_unix_open) == 168, "aw_unix_open");
+
+/* A piece of one send or receive on a Unix socket; followed by captured bytes. */
+struct aw_unix {
+	struct aw_header h;
+	__u64 inode;
+	__u64 cookie;
+	__u32 total; /* bytes of the whole call */
+	__u32 offset; /* of this piece in the call */
+	__u32 payload; /* bytes of this piece */
+	__u32 captured;
+	__u8 direction;
+	__u8 reserved[7];
+};
+_Static_assert(sizeof(struct aw_unix) == 72, "aw_unix");
+
+/* Followed by path_len bytes. */
+struct aw_cgroup {
+	struct aw_header h; /* tgid: the process that was moved */
+	__u64 id; /* the cgroup this is about */
+	__u32 operation;
+	__u32 path_len;
+};
+_Static_assert(sizeof(struct aw_cgroup) == 48, "aw_cgroup");
+
+/* Per program and CPU. seen == submitted + the sum of lost, always. */
+struct aw_counters {
+	__u64 seen;
+	__u64 submitted;
+	__u64 lost[AW_LOST_COUNT];
+	__u64 lost_bytes[AW_LOST_COUNT];
+};
+_Static_assert(sizeof(struct aw_counters) == 80, "aw_counters");
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * Sockets of the current task: from a file descriptor to the kernel's socket,
+ * and who wrote on it last.
+ */
+#ifndef AGENTWATCH_SOCK_H
+#define AGENTWATCH_SOCK_H
+
+#include "filter.h"
+
+#define IFMT   0170000
+#define IFSOCK 0140000
+
+/* x86-64 system calls */
+#define NR_READ	       0
+#define NR_WRITE       1
+#define NR_READV       19
+#define NR_WRITEV      20
+#define NR_SENDTO      44
+#define NR_RECVFROM    45
+#define NR_SENDMSG     46
+#define NR_RECVMSG     47
+#define NR_RECVMMSG    299
+#define NR_SENDMMSG    307
+#define NR_PREADV2     327
+#define NR_PWRITEV2    328
+#define TS_COMPAT_FLAG 2
+
+/* The socket behind a file descriptor of the current task, NULL when it is none. */
+static inline __attribute__((always_inline)) void *sock_of_fd(s32 fd)
+{
+	void *task = (void *)bpf_get_current_task();
+	void *files = NULL, *table = NULL, *array = NULL, *file = NULL;
+	void *inode = NULL, *socket = NULL, *sk = NULL;
+	u32 max = 0;
+	u16 mode = 0;
+
+	KREAD(files, task, OFF(task_struct, files));
+	KREAD(table, files, OFF(files_struct, fdt));
+	KREAD(max, table, OFF(fdtable, max_fds));
+	if (fd < 0 || (u32)fd >= max)
+		return NULL;
+	KREAD(array, table, OFF(fdtable, fd));
+	KREAD(file, array, 8UL * (u32)fd);
+	if (!file)
+		return NULL;
+	KREAD(inode, file, OFF(file, f_inode));
+	KREAD(mode, inode, OFF(inode, i_mode));
+	if ((mode & IFMT) != IFSOCK)
+		return NULL;
+	KREAD(socket, file, OFF(file, private_data));
+	KREAD(sk, socket, OFF(socket, sk));
+	return sk;
+}
+
+static inline __attribute__((always_inline)) u64 inode_of_sock(void *sk)
+{
+	void *socket = NULL;
+	u64 inode = 0;
+
+	KREAD(socket, sk, OFF(sock, sk_socket));
+	if (socket)
+		KREAD(inode, socket, OFF(socket_alloc, vfs_inode) + OFF(inode, i_ino));
+	return inode;
+}
+
+static inline __attribute__((always_inline)) u64 cookie_of_sock(void *sk)
+{
+	u64 cookie = 0;
+
+	KREAD(cookie, sk, OFF(sock_common, skc_cookie));
+	return cookie;
+}
+
+static inline __attribute__((always_inline)) u16 family_of_sock(void *sk)
+{
+	u16 family = 0;
+
+	KREAD(family, sk, OFF(sock_common, skc_family));
+	return family;
+}
+
+static inline __attribute__((always_inline)) void *registers(void)
+{
+	return (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+}
+
+/* Remember the current task as the last that wrote on a socket. */
+static inline __attribute__((always_inline)) void remember_owner(struct aw_counters *c, u64 cookie,
+								 u64 cgroup)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct owner *known = owners.lookup(&cookie);
+	struct owner o = { .cgroup = cgroup, .tgid = id >> 32, .tid = id };
+
+	if (known && known->tid == o.tid && known->tgid == o.tgid)
+		return;
+	if (owners.update(&cookie, &o)) {
+		lose(c, AW_LOST_MAP, 0);
+	}
+}
+
+/*
+ * A packet that leaves while its sender is still in the system call: the owner
+ * known so far is the one of the call before. The current task is believed when it
+ * is in a sending call whose descriptor is this very socket; a soft interrupt
+ * that runs on top of some other task is not taken for it.
+ */
+static inline __attribute__((always_inline)) void refresh_owner(struct aw_counters *c, u64 cookie,
+								struct owner *o)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32;
+	struct tag *tag;
+	void *regs, *sk;
+	u64 nr = 0, fd = 0;
+
+	if (o->tgid == tgid && o->tid == (u32)id)
+		return;
+	tag = tags.lookup(&tgid);
+	if (!tag)
+		return;
+	regs = registers();
+	KREAD(nr, regs, OFF(pt_regs, orig_ax));
+	if (nr != NR_WRITE && nr != NR_SENDTO && nr != NR_SENDMSG && nr != NR_WRITEV &&
+	    nr != NR_SENDMMSG && nr != NR_PWRITEV2)
+		return;
+	KREAD(fd, regs, OFF(pt_regs, di));
+	sk = sock_of_fd(fd);
+	if (!sk || cookie_of_sock(sk) != cookie)
+		return;
+	remember_owner(c, cookie, tag->cgroup);
+	o->tgid = tgid;
+	o->tid = id;
+	o->cgroup = tag->cgroup;
+}
+
+#endif
