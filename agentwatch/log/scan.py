@@ -1,0 +1,242 @@
+"""Walk one segment file from front to back: whole records, damage, and what is left at the end.
+
+In: a file descriptor, the log's id, the first sequence number. Out: a stream of ``Records``, ``Damage`` and, last,
+one ``Tail``. Reader, verifier and the writer's recovery all see a segment through this walk alone, so they cannot
+disagree about what is in it. What always holds:
+
+* a record comes out only if its check holds under the sequence number it comes out with;
+* damage is passed only to a *provable* record: one whose check names a later sequence number, and which is followed
+  by the record after it or by the exact end of the file, or which stands where the damaged frame said that it ends.
+  The check begins with the log's id, which only readers of the log can know, so bytes that an agent
+  planted inside a payload do not pass for a record;
+* bytes at the end in which nothing is provable are a Tail, and what it means is for the caller to say.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from agentwatch.log import segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLOCK_BYTES = 1024 * 1024
+"""Bytes read at a time: large enough that system calls do not count, small enough for the cache."""
+SEARCH_BUDGET_BYTES = 512 * 1024 * 1024
+"""Bytes checksummed in one search for the next record. An agent could fill a statement with bytes that all look
+like lengths; at this limit (a second or so) the search gives up and the rest of the segment counts as damaged."""
+CANDIDATE_COST_BYTES = 256
+"""What one candidate costs apart from its bytes."""
+MAX_RECORDS_LOST = 1 << 24
+"""A record found behind damage may be this much later: a segment holds no more of the smallest records."""
+
+_LIKE_A_LENGTH = re.compile(rb"(?!\0{4})[\x00-\x04]", re.DOTALL)
+_U32 = 0xFFFFFFFF
+
+
+class Records(NamedTuple):
+    """Consecutive records; the first is ``seq`` and its frame begins at ``offset``."""
+
+    seq: int
+    offset: int
+    payloads: list[bytes]
+
+
+class Damage(NamedTuple):
+    """The bytes from ``offset`` to ``next_offset`` stand where records ``seq`` to ``next_seq - 1`` were."""
+
+    seq: int
+    offset: int
+    next_seq: int
+    next_offset: int
+    how: str
+
+
+class Tail(NamedTuple):
+    """The walk's end: ``length`` bytes from ``offset`` on hold no provable record; ``seq`` would be next.
+
+    ``plain`` is False where that is not what a crash in the middle of a write leaves behind.
+    """
+
+    seq: int
+    offset: int
+    length: int
+    plain: bool
+    how: str
+
+
+Event = Records | Damage | Tail
+
+
+class Found(NamedTuple):
+    """A provable record behind damage."""
+
+    offset: int
+    seq: int
+
+
+class GaveUp(NamedTuple):
+    """The search reached its limit at ``offset``."""
+
+    offset: int
+
+
+def walk(
+    fd: int, log_id: bytes | None, first_seq: int, *, start: tuple[int, int] | None = None, stop: int | None = None
+) -> Iterator[Event]:
+    """Yield what is in the segment, from its header or from ``start`` = (seq, offset) of a record known before.
+
+    ``log_id`` may be None where no segment tells it: then the segment's own header does.
+    ``stop`` is the first sequence number of the next segment: what follows here is superseded by that one and comes
+    out as the Tail. Raises OSError, and segment.UnsupportedVersionError.
+    """
+    if log_id is None:
+        log_id = _own_log_id(fd)
+    seed = segment.seed(log_id)
+    if start is None:
+        opening = _opening(fd, log_id, first_seq, seed)
+        if opening is not None:
+            yield opening
+        if isinstance(opening, Tail):
+            return
+        seq, offset = (first_seq, segment.HEADER_BYTES) if opening is None else (opening.next_seq, opening.next_offset)
+    else:
+        seq, offset = start
+    yield from _frames(fd, seed, seq, offset, stop)
+
+
+def _frames(fd: int, seed: int, seq: int, offset: int, stop: int | None) -> Iterator[Event]:
+    wanted = BLOCK_BYTES
+    while stop is None or seq < stop:
+        block = _read(fd, wanted, offset)
+        taken = segment.take_frames(block, seq, seed, BLOCK_BYTES if stop is None else stop - seq)
+        if taken.payloads:
+            yield Records(seq, offset, taken.payloads)
+            seq += len(taken.payloads)
+            offset += taken.used
+            wanted = BLOCK_BYTES
+        elif not taken.bad and len(block) == wanted < taken.wanted:
+            wanted = taken.wanted
+        elif not block:
+            yield Tail(seq, offset, 0, plain=True, how="")
+            return
+        else:
+            passed = _pass_damage(fd, seed, seq, offset, stop)
+            if passed is not None:
+                yield passed
+            if isinstance(passed, Tail):
+                return
+            if isinstance(passed, Damage):
+                seq, offset = passed.next_seq, passed.next_offset
+    length = max(0, os.fstat(fd).st_size - offset)
+    yield Tail(seq, offset, length, plain=True, how="superseded by the next segment" if length else "")
+
+
+def _pass_damage(fd: int, seed: int, seq: int, offset: int, stop: int | None) -> Damage | Tail | None:
+    # None: the frame is whole by now, a writer was in the middle of it.
+    rest = _read_all(fd, offset)
+    again = segment.take_frames(rest, seq, seed, 1)
+    if again.payloads:
+        return None
+    how = "a record does not match its checksum" if again.bad else "a record is cut short"
+    if again.bad and not again.wanted:
+        how = "there is no record where one should be"
+    found = find_record(rest, 0, seq, seed)
+    if isinstance(found, Found) and (stop is None or found.seq < stop):
+        return Damage(seq, offset, found.seq, offset + found.offset, how)
+    if not any(rest):
+        how = "zeros, as a power loss leaves them"
+    # A search that gave up proves nothing, unless the frame runs past the end, as a broken-off write does.
+    return Tail(seq, offset, len(rest), plain=not (isinstance(found, GaveUp) and again.bad), how=how)
+
+
+def _opening(fd: int, log_id: bytes, first_seq: int, seed: int) -> Damage | Tail | None:
+    # What is wrong with the header; None if nothing is.
+    head = _read(fd, segment.HEADER_BYTES, 0)
+    try:
+        header = segment.Header.parse(head)
+        if header.log_id != log_id:
+            how = "it belongs to another log"
+        elif header.first_seq != first_seq:
+            how = f"its header says that it begins with record {header.first_seq}"
+        else:
+            return None
+    except segment.UnsupportedVersionError:
+        raise
+    except ValueError as e:
+        how = str(e)
+    data = _read_all(fd, 0)
+    if len(data) < segment.HEADER_BYTES + segment.MIN_FRAME_BYTES:
+        return Tail(first_seq, 0, len(data), plain=True, how=how)
+    begin = segment.HEADER_BYTES
+    if segment.take_frames(data[begin:], first_seq, seed, 1).payloads:
+        return Damage(first_seq, 0, first_seq, begin, how)
+    found = find_record(data, begin, first_seq, seed)
+    if isinstance(found, Found):
+        return Damage(first_seq, 0, found.seq, found.offset, how)
+    return Tail(first_seq, 0, len(data), plain=not any(head) and found is None, how=how)
+
+
+def _own_log_id(fd: int) -> bytes:
+    # Without any id nothing can be proved, whatever stands in for it.
+    return segment.claimed_log_id(_read(fd, segment.HEADER_BYTES, 0)) or bytes(segment.LOG_ID_BYTES)
+
+
+def find_record(data: bytes, begin: int, seq: int, seed: int) -> Found | GaveUp | None:
+    """Search ``data`` for the next provable record behind the frame at ``begin``, which should have been ``seq``.
+
+    None: there is none.
+    """
+    direct = _frame_end(data, begin)
+    if direct is not None and _claims(data, direct, seed) == (seq + 1) & _U32:
+        return Found(direct, seq + 1)
+    budget = SEARCH_BUDGET_BYTES
+    for match in _LIKE_A_LENGTH.finditer(data, begin + 1):
+        offset = match.start()
+        end = _frame_end(data, offset)
+        budget -= CANDIDATE_COST_BYTES
+        if end is None or (end < len(data) and _frame_end(data, end) is None):
+            continue
+        budget -= end - offset
+        if budget < 0:
+            return GaveUp(offset)
+        claimed = _claims(data, offset, seed)
+        if claimed is None:
+            continue
+        ahead = (claimed - seq) & _U32
+        if ahead <= MAX_RECORDS_LOST and (end == len(data) or _claims(data, end, seed) == (claimed + 1) & _U32):
+            return Found(offset, seq + ahead)
+    return None
+
+
+def _frame_end(data: bytes, offset: int) -> int | None:
+    length = segment.frame_length(data, offset)
+    if length is None:
+        return None
+    end = offset + segment.FRAME_BYTES + length
+    return end if end <= len(data) else None
+
+
+def _claims(data: bytes, offset: int, seed: int) -> int | None:
+    end = _frame_end(data, offset)
+    if end is None:
+        return None
+    return segment.claimed_seq(data, offset, end - offset - segment.FRAME_BYTES, seed)
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _read_all(fd: int, offset: int) -> bytes:
+    # A segment is bounded by its size limit and one record; and it is read whole only where it is damaged.
+    return _read(fd, max(0, os.fstat(fd).st_size - offset), offset)
