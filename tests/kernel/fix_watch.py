@@ -29,9 +29,13 @@ import pytest
 import typing_extensions
 
 from agentwatch.config import find_cgroup2_mount
+from agentwatch.log.reader import LogReader
+from agentwatch.records.encoding import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from agentwatch.records.encoding import Record
 
 READY_SECONDS = 60
 STOP_SECONDS = 30
@@ -163,6 +167,15 @@ class Watch:
 
     # Agents
 
+    def wait_agent_pid(self) -> int:
+        """Return the first process that is in an agent's cgroup."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if pids := self._agent_pids():
+                return pids[0]
+            time.sleep(0.02)
+        pytest.fail("no process appeared in the agent's cgroup")
+
     def start_agent(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command as the agent's user in a session of its own and return at once."""
         words = self.command("run", "--agent", AGENT, "--user", self.user, "--", *command)
@@ -189,9 +202,10 @@ class Watch:
             pytest.fail(
                 f"{' '.join(command)[:500]}: exit status {process.returncode}\n{stdout[-2000:]}{stderr[-2000:]}"
             )
-        return Run(self._ended_session(before), process.returncode, stdout, stderr)
+        return Run(self.ended_session(before), process.returncode, stdout, stderr)
 
-    def _ended_session(self, before: set[str]) -> str:
+    def ended_session(self, before: set[str]) -> str:
+        """Return the session that is not in ``before``, once it is recorded to its end and indexed."""
         deadline = time.monotonic() + SETTLE_SECONDS
         new: list[Row] = []
         while time.monotonic() < deadline:
@@ -219,6 +233,11 @@ class Watch:
     def statements(self, session: str) -> list[Row]:
         """Return the statements of a session in the order of the log."""
         return sorted(self.rows("statements", "--session", session), key=lambda row: int(row["seq"]))
+
+    def records(self, kind: str) -> list[Record]:
+        """Return the records of one kind as they stand in the log."""
+        records = (decode(payload) for _, payload in LogReader(self.log_dir).records())
+        return [record for record in records if record["kind"] == kind]
 
     def commands(self, session: str) -> list[Row]:
         """Return the commands (execs) of a session in the order of the log."""
