@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from agentwatch import foreground
-from agentwatch.errors import BusyError, ConfigError, KernelError
+from agentwatch.errors import BusyError, ConfigError, KernelError, StoreError
 from agentwatch.identity import agents, cgroups, naming, sessions, users
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def launch(config: Config, agent: AgentConfig, user: User, argv: Sequence[str]) 
     with foreground.held() as waited, _place(config, agent) as place:
         _register(config, agent, user, argv, place)
         status = _run(place, user, argv, waited)
-        sessions.set_status(config.run_dir, place.cgroup_id, foreground.exit_status(status))
+        try:
+            sessions.set_status(config.run_dir, place.cgroup_id, foreground.exit_status(status))
+        except StoreError as e:  # the command has run: its status is the answer, whatever becomes of ours
+            sys.stderr.write(f"agentwatch: {e}; the session's end will be recorded without an exit status\n")
         return status
 
 

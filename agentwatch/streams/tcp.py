@@ -89,13 +89,13 @@ class Reassembler:
             self.offset = offset + length
             self._seq = (seq + length) & _MASK
             return [Data(data, offset)]
+        if not (length or syn or fin):
+            return []  # not even a beginning: a bare ACK may be a keep-alive, one below the next byte
         if syn:
             if not self._begin(seq):
                 return []
             seq += 1
         elif self._seq == _UNKNOWN:
-            if not (length or fin):
-                return []  # a bare ACK may be a keep-alive, one below the next byte
             self._seq = seq
         ahead = self._ahead(seq)
         start = self.offset + ahead
@@ -116,7 +116,12 @@ class Reassembler:
         if ahead <= 0:
             return []
         below = self.offset + ahead
-        return self._advance(below if self._fin is None else min(below, self._fin))
+        if self._fin is not None:
+            if below > self._fin + 1:
+                self._reopen()
+            else:
+                below = min(below, self._fin)
+        return self._advance(below)
 
     def finish(self) -> list[Data | Gap]:
         """Take note that the connection ended; return what is still held, the holes before it as gaps."""
@@ -140,10 +145,14 @@ class Reassembler:
         self._fin = None
         return True
 
+    def _reopen(self) -> None:
+        # The FIN was not the end: forged, since TCP sends nothing after it.
+        self._fin = None
+        self.closed = False
+
     def _place(self, start: int, end: int, data: bytes, *, fin: bool) -> list[Data | Gap]:
         if self._fin is not None and end > self._fin:
-            self._fin = None  # it was not the end
-            self.closed = False
+            self._reopen()
         if fin and end >= max(self.offset, self._held[-1].end if self._held else 0):
             self._fin = end
         captured = start + len(data)

@@ -28,6 +28,7 @@ from agentwatch import launcher
 from agentwatch.config import AgentConfig, Config, find_cgroup2_mount
 from agentwatch.errors import BusyError, ConfigError
 from agentwatch.identity import cgroups, processes, sessions, users
+from agentwatch.log.writer import LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -469,6 +470,23 @@ def test_session_that_the_recorder_saw_first_keeps_its_identifier(host: Host, mo
     (registration,) = host.registrations()
     assert registration.session == made[0].session
     assert (registration.argv, registration.origin) == (["/bin/true"], "run")
+
+
+def test_status_that_cannot_be_written_does_not_change_the_result(host: Host) -> None:
+    script = f"rm -r {host.run_dir}; touch {host.run_dir}; exit 5"
+    done = host.run("/bin/sh", "-c", script, user="root")
+    assert done.returncode == 5
+    assert "without an exit status" in done.stderr
+
+
+def test_warning_is_given_only_while_no_recorder_holds_the_log(host: Host) -> None:
+    assert "recorder is not running" in host.run("/bin/true").stderr
+    writer = LogWriter(host.run_dir / "log")
+    try:
+        assert host.run("/bin/true").stderr == ""
+    finally:
+        writer.close()
+    assert "recorder is not running" in host.run("/bin/true").stderr
 
 
 # --- what is refused -----------------------------------------------------------------------------------------

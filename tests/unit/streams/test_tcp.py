@@ -116,6 +116,13 @@ def test_forged_fin_does_not_hide_the_data_after_it() -> None:
     assert not stream.closed
 
 
+def test_acknowledgement_beyond_a_forged_fin_is_a_gap() -> None:
+    stream = begun()
+    send(stream, 0, b"abc", fin=True)
+    assert stream.acked(ISN + 1 + 10) == [Gap(7, 3)]
+    assert not stream.closed
+
+
 def test_data_after_finish_is_still_delivered() -> None:
     stream = begun()
     send(stream, 0, b"abc")
