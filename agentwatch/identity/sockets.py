@@ -121,7 +121,7 @@ def _diagnose() -> dict[int, _Known]:
             peer = names.get(message.get_attr("UNIX_DIAG_PEER"))
             listening = message["udiag_state"] == _TCP_LISTEN
             inode = message["udiag_ino"]
-            known[inode] = _Known(socket.AF_UNIX, "unix", names[inode], peer, message["udiag_cookie"], listening)
+            known[inode] = _Known(int(socket.AF_UNIX), "unix", names[inode], peer, message["udiag_cookie"], listening)
     known.pop(0, None)  # sockets without a descriptor (TIME_WAIT)
     return known
 
