@@ -119,6 +119,12 @@ class PostgresServer:
     def _as_postgres(self, program: str, *args: str | Path) -> None:
         subprocess.run([self.bin / program, *args], check=True, capture_output=True, cwd=self.root, **_POSTGRES)
 
+    @property
+    def version(self) -> str:
+        """Return the server's version number."""
+        with self.connect() as connection:
+            return str(connection.info.parameter_status("server_version")).split()[0]
+
     def host(self, transport: str) -> str:
         """Return the host for ``tcp`` or ``unix``."""
         return "127.0.0.1" if transport == "tcp" else str(self.root)

@@ -101,6 +101,26 @@ class Watch:
         """Return the counters and the recorder's state."""
         return self.rows("status")[0]
 
+    def counters(self) -> dict[str, int]:
+        """Return the counters of ``status --json``."""
+        status = self.status()
+        return {
+            name: int(status[name]) for name in ("seen", "submitted", "lost", "received", "undecodable", "recorded")
+        }
+
+    def wait_drained(self) -> None:
+        """Return when the recorder has received all that the kernel submitted and no longer writes."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        recorded = -1
+        while time.monotonic() < deadline:
+            self.check_recorder()
+            now = self.counters()
+            if now["submitted"] == now["received"] + now["undecodable"] and now["recorded"] == recorded:
+                return
+            recorded = now["recorded"]
+            time.sleep(0.1)
+        pytest.fail(f"the recorder is behind after {SETTLE_SECONDS} s: {self.status()}")
+
     # Life
 
     def start(self) -> None:

@@ -1,0 +1,80 @@
+"""The page of figures: what was measured, by which command, on what kind of machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.throughput import CLIENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.drain import Drained
+    from bench.throughput import Row
+
+_HEAD = """\
+# Performance
+
+Made by `{command}`; run it on your own machine, where the figures will be others.
+
+{machine}
+
+## Cost to the agent's clients
+
+pgbench with {clients} clients in the watch ("inside", every statement and its outcome in the log) and as the same user
+outside of it, runs interleaved. The ratio is the median over the pairs of runs, with the smallest and the largest.
+
+| load | transport | outside, tps | inside, tps | inside/outside | recorder CPU per statement | recorder RSS |
+|---|---|---|---|---|---|---|
+"""
+
+
+def machine(postgresql: str) -> str:
+    """Describe the machine in a line, without its name."""
+    kernel = ".".join(platform.release().split(".")[:2])
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    return (
+        f"{os.cpu_count()} cores ({_cpu_model()}), {memory:.0f} GiB, Linux {kernel}, {system}, "
+        f"PostgreSQL {postgresql} on the same machine, Python {platform.python_version()}."
+    )
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def page(command: str, postgresql: str, load_seconds: float, rows: Sequence[Row], drained: Drained) -> str:
+    """Return the page as Markdown."""
+    lines = [_HEAD.format(command=command, machine=machine(postgresql), clients=CLIENTS)]
+    lines += [
+        f"| {row.load} | {row.transport} | {row.outside:,.0f} | {row.inside:,.0f} |"
+        f" {statistics.median(row.ratios):.2f} ({min(row.ratios):.2f}-{max(row.ratios):.2f}) |"
+        f" {row.recorder_cpu_us:.0f} µs | {row.recorder_rss / 2**20:.0f} MiB |\n"
+        for row in rows
+    ]
+    lines.append(_rest(load_seconds, drained))
+    return "".join(lines)
+
+
+def _rest(load_seconds: float, drained: Drained) -> str:
+    took = drained.recorder_seconds
+    rate = drained.records / took
+    index_rate = drained.records / drained.index_seconds
+    return f"""
+## The recorder and the index
+
+| what | figure |
+|---|---|
+| `agentwatch probes load`: compile, attach, pin | {load_seconds:.1f} s |
+| events that waited in the ring for a recorder | {drained.events:,} ({drained.lost:,} lost) |
+| the recorder's start until they were {drained.records:,} records in the log | {took:.1f} s, {rate:,.0f} records/s |
+| `agentwatch index` of those records | {drained.index_seconds:.1f} s, {index_rate:,.0f} records/s |
+"""
