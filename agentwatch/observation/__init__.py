@@ -1,0 +1,1 @@
+"""From kernel events to records: the state of what is being observed."""

@@ -1,0 +1,173 @@
+"""The table of live flows: wire and Unix socket events find their connection here, and leave it when it ended.
+
+A TCP connection is known by its socket cookie, a UDP peer by cookie and address, a Unix socket by its inode.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from agentwatch.kernel import abi
+from agentwatch.observation import make
+from agentwatch.protocols.base import Direction
+from agentwatch.streams.flow import Author, Flow, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentwatch.streams.flow import Item
+
+MAX_FLOWS = 65536
+"""Live flows; beyond it the one that was quiet for longest is closed, which its records say."""
+LINGER_NS = 2_000_000_000
+"""After the application closed a TCP socket, how long its last packets are waited for."""
+UDP_IDLE_NS = 60_000_000_000
+"""A UDP peer that was quiet for this long is reported and forgotten."""
+UNDECIDED_NS = 1_000_000_000
+"""A flow with bytes whose protocol is not known after this long is reported as opaque so far."""
+REPORT_AGAIN_NS = 60_000_000_000
+"""A living opaque flow that grew is reported again after this long."""
+MAX_GONE = 16384
+"""Cookies of closed connections that are remembered, so that their last packets do not open a flow."""
+
+_DIRECTIONS = (Direction.OUT, Direction.IN)
+Key = tuple[str, int, bytes, int]
+
+
+class FlowTable:
+    """Live flows by key."""
+
+    def __init__(self) -> None:
+        self._flows: dict[Key, Flow] = {}
+        self._unix_names: dict[int, tuple[str | None, bool]] = {}
+        """Peer, and whether the connect was seen, of Unix sockets that have no flow yet."""
+        self._gone: dict[Key, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def connected(self, e: abi.Connect, connection: str, peer: str) -> None:
+        """Take note of a connect: a Unix socket's name is known, and that its beginning was seen."""
+        del connection
+        if e.family == socket.AF_UNIX and e.result == 0:
+            self._name(e.inode, peer, seen=True)
+            flow = self._flows.get(("unix", e.inode, b"", 0))
+            if flow is not None:
+                flow.peer = peer
+
+    def unix_open(self, e: abi.UnixOpen) -> None:
+        """Take note of a Unix socket that was met for the first time."""
+        known = self._unix_names.get(e.inode)
+        if known is None:
+            self._name(e.inode, make.unix_peer(e.path) if e.path else None, seen=False)
+
+    def wire(self, e: abi.Wire) -> tuple[Flow, list[Item]]:
+        """Take one packet."""
+        tcp = e.protocol == socket.IPPROTO_TCP
+        key: Key = ("tcp", e.cookie, b"", 0) if tcp else ("ip", e.cookie, e.remote, e.remote_port << 8 | e.protocol)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._open_wire(key, e)
+        if e.h.tgid and e.direction == abi.Way.OUT and flow.author.tid != e.h.tid:
+            flow.author = Author(e.h.tgid, e.h.tid)
+        if e.h.cgroup and not flow.cgroup:
+            flow.cgroup = e.h.cgroup
+        if not tcp:
+            flow.touched = e.h.boottime
+            flow.bytes[e.direction] += e.payload
+            return flow, []
+        segment = Segment(e.seq, e.ack, e.tcp_flags, e.data, e.payload)
+        return flow, flow.tcp(_DIRECTIONS[e.direction], segment, e.h.boottime)
+
+    def unix(self, e: abi.Unix) -> tuple[Flow, list[Item]]:
+        """Take one piece of a Unix socket call."""
+        key: Key = ("unix", e.inode, b"", 0)
+        flow = self._flows.get(key)
+        if flow is None:
+            peer, seen = self._unix_names.pop(e.inode, (None, False))
+            flow = self._add(key, Flow(f"unix-{e.inode}", "unix", peer, None, started=e.h.boottime))
+            flow.cgroup = e.h.cgroup
+            flow.joined = not seen
+        if e.direction == abi.Way.OUT:
+            flow.author = Author(e.h.tgid, e.h.tid)
+        flow.users.add(e.h.tgid)
+        if e.total == 0:
+            return flow, flow.close(e.h.boottime)
+        return flow, flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
+
+    def released(self, cookie: int, at: int) -> None:
+        """Take note that the application closed a socket: what is still on the way is waited for a moment."""
+        flow = self._flows.get(("tcp", cookie, b"", 0))
+        if flow is not None:
+            flow.released = at
+
+    def process_ended(self, tgid: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
+        """Close the Unix sockets that only this process used."""
+        for flow in self._flows.values():
+            if flow.transport == "unix" and not flow.closed and tgid in flow.users:
+                flow.users.discard(tgid)
+                if not flow.users:
+                    yield flow, flow.close(at)
+
+    def session_ended(self, cgroup: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
+        """Close the Unix sockets of a session without processes; TCP has still packets on the way."""
+        for flow in self._flows.values():
+            if flow.transport == "unix" and not flow.closed and flow.cgroup == cgroup:
+                yield flow, flow.close(at)
+
+    def expire(self, now: int) -> Iterator[tuple[Flow, list[Item]]]:
+        """Close what has been released for long enough, quiet UDP peers, and what is above the limit."""
+        surplus = len(self._flows) - MAX_FLOWS
+        oldest = sorted(self._flows.values(), key=lambda f: f.touched)[:surplus] if surplus > 0 else []
+        for flow in [*self._flows.values(), *oldest]:
+            if flow.closed:
+                continue
+            lingered = flow.released is not None and now - flow.released > LINGER_NS
+            idle = flow.transport not in ("tcp", "unix") and now - flow.touched > UDP_IDLE_NS
+            if lingered or idle or flow in oldest:
+                yield flow, flow.close(now)
+
+    def due(self, now: int) -> list[Flow]:
+        """Return opaque flows that a record is due for, and mark them as reported."""
+        result = []
+        for flow in self._flows.values():
+            totals = flow.totals()
+            if totals == (flow.reported or (0, 0)) and not (flow.closed and flow.reported):
+                continue
+            undecided = flow.undecided() and now - flow.started < UNDECIDED_NS
+            recent = flow.reported is not None and now - flow.reported_at < REPORT_AGAIN_NS
+            if flow.closed or not (undecided or recent):
+                flow.reported, flow.reported_at = totals, now
+                result.append(flow)
+        return result
+
+    def drop_closed(self) -> None:
+        """Forget flows that ended and were reported."""
+        for key in [key for key, flow in self._flows.items() if flow.closed]:
+            del self._flows[key]
+            self._gone[key] = None
+            if len(self._gone) > MAX_GONE:
+                del self._gone[next(iter(self._gone))]
+
+    def _open_wire(self, key: Key, e: abi.Wire) -> Flow:
+        transport = make.transport(e.protocol)
+        peer = make.address(e.family, e.remote, e.remote_port)
+        local = make.address(e.family, e.local, e.local_port)
+        flow = Flow(make.connection(transport, e.cookie), transport, peer, local, started=e.h.boottime)
+        flow.cgroup = e.h.cgroup
+        if transport != "tcp":
+            flow.reason = "udp" if transport == "udp" else "unknown-protocol"
+        if key in self._gone and not e.payload:
+            flow.closed = True  # the end of a connection that was dealt with
+            return flow
+        return self._add(key, flow)
+
+    def _add(self, key: Key, flow: Flow) -> Flow:
+        self._flows[key] = flow
+        return flow
+
+    def _name(self, inode: int, peer: str | None, *, seen: bool) -> None:
+        self._unix_names[inode] = (peer, seen)
+        if len(self._unix_names) > MAX_FLOWS:
+            del self._unix_names[next(iter(self._unix_names))]

@@ -1,0 +1,315 @@
+"""The recorder: the one place that joins capture to log. Pinned ring in, records out. Root, one process, no BCC.
+
+The order of things is what makes a kill at any moment lose nothing:
+
+1. events are read from the ring, which keeps them, and become records;
+2. records are committed to the log (group commit);
+3. the observer's state is saved with the ring position and the log's length of that moment;
+4. only then is the ring's space given back.
+
+A recorder that starts reads the ring again from the saved position with the saved state. Records that the log
+already has are skipped: each carries the ring position of its event, and the same events give the same records.
+What the kernel could not put into the ring is declared: each second the loss counters become ``gap`` records.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import grp
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from agentwatch import __version__, state
+from agentwatch.errors import BusyError, ConfigError, PrivilegeError
+from agentwatch.kernel import abi, counters, pins
+from agentwatch.kernel.ring import Ring
+from agentwatch.log.reader import LogReader
+from agentwatch.log.writer import LogWriter
+from agentwatch.observation import existing
+from agentwatch.observation.observer import Observer
+from agentwatch.records.encoding import Record, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agentwatch.config import Config
+
+log = logging.getLogger(__name__)
+
+STATUS_FILE = "recorder.json"
+LOCK_FILE = "recorder.lock"
+BATCH_BYTES = 4 * 1024 * 1024
+"""Read from the ring at one time, so that commits and ticks stay punctual under load."""
+TICK_NS = 250_000_000
+SAVE_NS = 200_000_000
+"""How often the state is saved at the most; also how long space in the ring stays taken."""
+SAVE_COST = 20
+"""A save that took t is not repeated for t * SAVE_COST: at most 5 % of the time goes into it."""
+HEARTBEAT_NS = 60_000_000_000
+SHORTEST_WAIT, LONGEST_WAIT = 0.005, 0.04
+"""Seconds between looks at an idle ring; the kernel wakes the reader when an eighth of the ring was written."""
+CRITICAL_KINDS = frozenset({"session_start", "session_end", "gap", "observer_start", "observer_stop"})
+
+
+class Recorder:
+    """One run of the recorder. Raises BusyError if another one is running, ProbesNotLoaded, PrivilegeError."""
+
+    def __init__(self, config: Config) -> None:
+        if os.geteuid() != 0:
+            raise PrivilegeError("the recorder needs root: it reads the pinned ring and writes the log")
+        pins.require(config)
+        self.config = config
+        config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock(config.run_dir)
+        self._loaded = pins.read_status(config)
+        self._ring_name = f"{self._loaded.boot_id} {self._loaded.loaded_at}"
+        self._ring_fd = pins.open_map(config, "ring")
+        self._counters_fd = pins.open_map(config, "counters")
+        self._ring = Ring(self._ring_fd)
+        self._writer = LogWriter(config.log_dir, reader_gid=_reader_gid(config))
+        self._received = self._undecodable = 0
+        self._lost: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._skip_position, self._skip_count = -1, 0
+        self._saved_position = -1
+        self._saved_at = self._save_cost = self._ticked_at = self._beat_at = 0
+        self._observer = self._resume()
+
+    # -- starting
+
+    def _resume(self) -> Observer:
+        saved, problem = state.load(self.config.run_dir, self._ring_name)
+        if saved is None:
+            observer = Observer(self.config, socket.gethostname(), self._loaded.boot_id)
+            self._begin(observer, resumed=False)
+            if problem is not None:
+                self._append(self._gap(observer, "state-lost", problem))
+            for record in existing.describe(observer, self.config, self._loaded):
+                self._append(record)
+        else:
+            observer = saved.observer
+            observer.tracker.config = self.config
+            observer.set_clock()
+            self._ring.position = max(saved.position, self._ring.released)
+            self._received, self._undecodable, self._lost = saved.received, saved.undecodable, dict(saved.lost)
+            self._find_what_is_logged(saved.seq)
+            self._begin(observer, resumed=True)
+        return observer
+
+    def _begin(self, observer: Observer, *, resumed: bool) -> None:
+        if self._writer.torn_bytes:
+            detail = f"{self._writer.torn_bytes} bytes of an unfinished write were cut off the log and kept beside it"
+            self._append(self._gap(observer, "torn-tail", detail, length=self._writer.torn_bytes))
+        path = self.config.path
+        content = path.read_bytes() if path is not None else b""
+        fields = {
+            "version": __version__,
+            "config_sha256": hashlib.sha256(content).hexdigest(),
+            "probe_mode": self._loaded.probe_mode,
+            "resumed": resumed,
+        }
+        self._append(observer.envelope("observer_start") | fields)
+
+    def _find_what_is_logged(self, seq: int) -> None:
+        """Find the last event of which the log has records, and how many it has."""
+        for _, payload in LogReader(self.config.log_dir).records(seq):
+            position = decode(payload).get("event")
+            if position is None or position < self._skip_position:
+                continue
+            self._skip_count = self._skip_count + 1 if position == self._skip_position else 1
+            self._skip_position = position
+
+    # -- running
+
+    def run(self, should_stop: Callable[[], bool], on_ready: Callable[[], None]) -> None:
+        """Record until ``should_stop``; then read what the ring still has, and say goodbye in the log."""
+        self._writer.commit()
+        self._save(time.monotonic_ns())
+        on_ready()
+        wait = SHORTEST_WAIT
+        while not should_stop():
+            busy = self._step()
+            wait = SHORTEST_WAIT if busy else min(wait * 2, LONGEST_WAIT)
+            if not busy:
+                self._ring.wait(wait)
+        while self._step():
+            pass
+        self._tick(force=True)
+        self._append(self._observer.envelope("observer_stop") | {"version": __version__, "resumed": False})
+        self._writer.commit()
+        self._save(time.monotonic_ns())
+
+    def close(self) -> None:
+        """Close everything; the log is whole."""
+        self._writer.close()
+        self._ring.close()
+        for descriptor in (self._ring_fd, self._counters_fd, self._lock):
+            os.close(descriptor)
+
+    def _step(self) -> bool:
+        """Read one batch and do what is due; whether there was anything to read."""
+        batch = self._ring.read(BATCH_BYTES)
+        handle = self._observer.handle
+        for position, data in batch.events:
+            event = abi.decode(data)
+            if event is None:
+                self._undecodable += 1
+                self._append(self._gap(self._observer, "undecodable", f"event of {len(data)} bytes", position=position))
+                continue
+            self._received += 1
+            records = handle(position, event)
+            if position <= self._skip_position:
+                records = self._not_logged(position, records)
+            for record in records:
+                self._append(record)
+        now = time.monotonic_ns()
+        self._writer.commit_if_due(now)
+        if now - self._ticked_at >= TICK_NS:
+            self._tick()
+        if self._save_is_due(now):
+            self._writer.commit()
+            self._save(now)
+        return bool(batch.events)
+
+    def _not_logged(self, position: int, records: list[Record]) -> list[Record]:
+        """Return those of an event's records that the log does not have yet."""
+        return records[self._skip_count :] if position == self._skip_position else []
+
+    def _append(self, record: Record) -> None:
+        self._writer.append(encode(record), critical=record["kind"] in CRITICAL_KINDS)
+
+    def _tick(self, *, force: bool = False) -> None:
+        self._ticked_at = now = time.monotonic_ns()
+        self._observer.set_clock()
+        for record in self._observer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+            self._append(record)
+        account = counters.read(self._counters_fd)
+        self._declare_losses(account)
+        self._write_status(account)
+        if now - self._beat_at >= HEARTBEAT_NS or force:
+            self._beat_at = now
+            total = counters.total(account)
+            fields = {"seen": total.seen, "submitted": total.submitted, "received": self._received}
+            self._append(self._observer.envelope("heartbeat") | {"counters": fields})
+
+    def _declare_losses(self, account: dict[str, counters.Counters]) -> None:
+        """Turn what the kernel lost since the last look into gap records."""
+        for program, c in account.items():
+            before = self._lost.get(program, ((0,) * len(c.lost), (0,) * len(c.lost)))
+            if (c.lost, c.lost_bytes) == before:
+                continue
+            self._lost[program] = (c.lost, c.lost_bytes)
+            for cause, events, event_bytes in zip(counters.CAUSES, c.lost, c.lost_bytes, strict=True):
+                i = counters.CAUSES.index(cause)
+                count, size = events - before[0][i], event_bytes - before[1][i]
+                if count or size:
+                    name = GAP_CAUSES[cause]
+                    record = self._gap(self._observer, name, f"{program}: {EXPLANATIONS[cause]}", length=size)
+                    self._append(record | {"count": count})
+
+    def _gap(
+        self, observer: Observer, cause: str, detail: str, *, length: int | None = None, position: int | None = None
+    ) -> Record:
+        fields = {"cause": cause, "count": None, "bytes": length, "detail": detail}
+        return observer.envelope("gap") | fields | ({} if position is None else {"event": position})
+
+    # -- what a restart needs
+
+    def _save_is_due(self, now: int) -> bool:
+        if self._ring.position == self._saved_position:
+            return False
+        since = now - self._saved_at
+        if self._ring.position - self._ring.released > self._ring.size // 2:
+            return since > self._save_cost
+        return since > max(SAVE_NS, SAVE_COST * self._save_cost)
+
+    def _save(self, now: int) -> None:
+        """Save the state, then give the ring's space back. The log must be committed up to here."""
+        position = self._ring.position
+        state.save(
+            self.config.run_dir,
+            state.State(
+                ring=self._ring_name,
+                position=position,
+                seq=self._writer.next_seq,
+                received=self._received,
+                undecodable=self._undecodable,
+                lost=self._lost,
+                observer=self._observer,
+            ),
+        )
+        self._ring.release(position)
+        self._saved_position = position
+        self._saved_at = now
+        self._save_cost = time.monotonic_ns() - now
+        self._write_status(counters.read(self._counters_fd))
+
+    def _write_status(self, account: dict[str, counters.Counters]) -> None:
+        total = counters.total(account)
+        content = {
+            "pid": os.getpid(),
+            "seen": total.seen,
+            "submitted": total.submitted,
+            "lost": sum(total.lost),
+            "received": self._received,
+            "undecodable": self._undecodable,
+            "recorded": self._writer.durable_seq,
+            "flows": len(self._observer.flows),
+            "backlog_bytes": self._ring.backlog,
+            "probe_mode": self._loaded.probe_mode,
+        }
+        temporary = self.config.run_dir / f"{STATUS_FILE}.tmp"
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.replace(self.config.run_dir / STATUS_FILE)
+
+
+GAP_CAUSES = {"ring": "ring-full", "memory": "user-memory", "map": "limit", "limit": "limit"}
+EXPLANATIONS = {
+    "ring": "the ring was full",
+    "memory": "memory of the process or the packet was not readable",
+    "map": "a kernel map was full",
+    "limit": "larger than a limit of the probes",
+}
+
+
+def _lock(run_dir: Path) -> int:
+    descriptor = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(descriptor)
+        raise BusyError(f"another recorder is running on {run_dir}; stop it first") from e
+    return descriptor
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether a recorder holds the lock of this run_dir."""
+    try:
+        descriptor = os.open(run_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError as e:
+        raise PrivilegeError(f"cannot look into {run_dir}: run as root") from e
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _reader_gid(config: Config) -> int | None:
+    if config.reader_group is None:
+        return None
+    try:
+        return grp.getgrnam(config.reader_group).gr_gid
+    except KeyError as e:
+        raise ConfigError(
+            f"reader_group {config.reader_group!r} is no group of this host; make it (groupadd) or leave it out"
+        ) from e

@@ -1,0 +1,265 @@
+"""One connection of a watched process: captured pieces in, decoded messages with their author out.
+
+A flow puts bytes in order (TCP by sequence number, a Unix socket in the order of its calls), recognises the
+protocol by content, feeds the decoder, and remembers which task wrote which bytes. Bytes that no decoder
+reads are counted; nothing is silently dropped. Sans-IO, plain attributes: ``pickle`` at any time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from agentwatch.protocols import detect
+from agentwatch.protocols.base import Direction, Opaque, Opened, Request, Statement
+from agentwatch.protocols.postgres import PostgresDecoder
+from agentwatch.streams.tcp import Data, Gap, Reassembler
+
+if TYPE_CHECKING:
+    from agentwatch.protocols.base import Decoder, Instant, Message
+
+MAX_UNDECIDED_BYTES = 64 * 1024
+"""Bytes kept while the protocol is not known; beyond it the flow is one that no decoder knows."""
+MAX_WRITERS = 256
+"""Changes of the writing task that are remembered; beyond it the oldest bytes lose their thread, not their process."""
+
+TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
+
+DECODERS = {"postgresql": PostgresDecoder}
+
+
+class Author(NamedTuple):
+    """The task that wrote."""
+
+    tgid: int
+    tid: int
+
+
+class Segment(NamedTuple):
+    """One TCP segment as it was captured; ``length``: payload bytes on the wire."""
+
+    seq: int
+    ack: int
+    flags: int
+    data: bytes
+    length: int
+
+
+class Said(NamedTuple):
+    """A decoded message and who sent what it is about."""
+
+    message: Statement | Opened | Request
+    author: Author
+
+
+class Missing(NamedTuple):
+    """Bytes of one direction that were not captured."""
+
+    direction: Direction
+    length: int
+    cause: str
+
+
+Item = Said | Missing
+
+
+class Flow:
+    """One connection."""
+
+    __slots__ = (
+        "_chunks",
+        "_decoder",
+        "_kept",
+        "_offset",
+        "_streams",
+        "_writers",
+        "author",
+        "bytes",
+        "cgroup",
+        "closed",
+        "connection",
+        "detected",
+        "joined",
+        "local",
+        "peer",
+        "reason",
+        "released",
+        "reported",
+        "reported_at",
+        "session",
+        "started",
+        "touched",
+        "transport",
+        "users",
+    )
+
+    def __init__(
+        self, connection: str, transport: str, peer: str | None, local: str | None, *, started: Instant
+    ) -> None:
+        self.connection = connection
+        self.transport = transport
+        self.peer = peer
+        self.local = local
+        self.started = started
+        self.touched = started
+        self.session: str | None = None
+        self.cgroup = 0
+        self.author = Author(0, 0)
+        self.users: set[int] = set()
+        self.bytes = [0, 0]
+        """Bytes that no decoder read, by direction."""
+        self.detected: str | None = None
+        """The protocol, once it is known."""
+        self.reason: str | None = None
+        """Why the flow is opaque, once it is."""
+        self.reported: tuple[int, int] | None = None
+        self.reported_at: Instant = 0
+        self.joined = False
+        self.released: Instant | None = None
+        """When the application closed the socket."""
+        self.closed = False
+        self._streams: tuple[Reassembler, Reassembler] | None = (
+            (Reassembler(), Reassembler()) if transport == "tcp" else None
+        )
+        self._decoder: Decoder | None = None
+        self._chunks: list[tuple[Direction, bytes, Instant]] = []
+        self._kept = 0
+        self._offset = 0
+        """Bytes of the OUT direction that were delivered or declared missing."""
+        self._writers: list[tuple[int, Author]] = []
+
+    def tcp(self, direction: Direction, segment: Segment, at: Instant) -> list[Item]:
+        """Take one captured segment."""
+        assert self._streams is not None  # noqa: S101 -- only TCP flows are given segments
+        self.touched = at
+        items: list[Item] = []
+        seq, ack, flags, data, length = segment
+        if flags & TCP_ACK:
+            other = self._streams[1 - direction]
+            missed = other.acked(ack, syn=bool(flags & TCP_SYN))
+            if missed:
+                self._pieces(Direction(1 - direction), missed, at, items)
+        stream = self._streams[direction]
+        pieces = stream.segment(seq, data, length, syn=bool(flags & TCP_SYN), fin=bool(flags & TCP_FIN))
+        if pieces:
+            self._pieces(direction, pieces, at, items)
+        if flags & (TCP_RST | TCP_FIN) and (flags & TCP_RST or all(s.closed for s in self._streams)):
+            items.extend(self.close(at))
+        return items
+
+    def unix(self, direction: Direction, data: bytes, length: int, at: Instant) -> list[Item]:
+        """Take a piece of a call on a Unix socket; ``length`` > len(data): the rest was not readable."""
+        self.touched = at
+        items: list[Item] = []
+        if data:
+            self._deliver(direction, data, at, items)
+        if length > len(data):
+            self._miss(direction, length - len(data), at, "user-memory", items)
+        return items
+
+    def close(self, at: Instant) -> list[Item]:
+        """Take note that the connection ended."""
+        if self.closed:
+            return []
+        items: list[Item] = []
+        if self._streams is not None:
+            for direction, stream in zip(Direction, self._streams, strict=True):
+                self._pieces(direction, stream.finish(), at, items)
+        if self._decoder is not None and self.reason is None:
+            self._take(self._decoder.close(at), items)
+        elif self.reason is None and self._kept:
+            self._give_up("unknown-protocol")
+        self.closed = True
+        return items
+
+    def undecided(self) -> bool:
+        """Whether bytes wait for a decision about the protocol."""
+        return self._kept > 0 and self.detected is None and self.reason is None
+
+    def totals(self) -> tuple[int, int]:
+        """Return the bytes out and in that no decoder read, those that wait for a decision included."""
+        out = sum(len(data) for direction, data, _ in self._chunks if direction is Direction.OUT)
+        return self.bytes[0] + out, self.bytes[1] + self._kept - out
+
+    def _pieces(self, direction: Direction, pieces: list[Data | Gap], at: Instant, items: list[Item]) -> None:
+        for piece in pieces:
+            if type(piece) is Data:
+                self._deliver(direction, piece.data, at, items)
+            else:
+                self._miss(direction, piece.length, at, "tcp-hole", items)  # type: ignore[union-attr] # it is a Gap
+
+    def _deliver(self, direction: Direction, data: bytes, at: Instant, items: list[Item]) -> None:
+        if direction is Direction.OUT:
+            if not self._writers or self._writers[-1][1] != self.author:
+                self._writers.append((self._offset, self.author))
+                if len(self._writers) > MAX_WRITERS:
+                    del self._writers[0]
+            self._offset += len(data)
+        if self.reason is not None:
+            self.bytes[direction] += len(data)
+        elif self._decoder is not None:
+            messages = self._decoder.feed(direction, data, at)
+            if messages:
+                self._take(messages, items)
+        else:
+            self._chunks.append((direction, data, at))
+            self._kept += len(data)
+            self._decide(items)
+
+    def _miss(self, direction: Direction, length: int, at: Instant, cause: str, items: list[Item]) -> None:
+        if direction is Direction.OUT:
+            self._offset += length
+        if self.reason is not None:
+            self.bytes[direction] += length
+            return
+        items.append(Missing(direction, length, cause))
+        if self._decoder is not None:
+            self._take(self._decoder.gap(direction, length, at), items)
+        else:
+            self.joined = True
+            self._decide(items)
+
+    def _decide(self, items: list[Item]) -> None:
+        """Recognise the protocol from what was kept, and hand that to its decoder."""
+        joined = self.joined or (self._streams is not None and self._streams[0].joined)
+        out = b"".join(data for direction, data, _ in self._chunks if direction is Direction.OUT)
+        into = b"".join(data for direction, data, _ in self._chunks if direction is Direction.IN)
+        found = detect.detect(out, into, joined=joined)
+        if found == detect.NEED_MORE:
+            if self._kept > MAX_UNDECIDED_BYTES:
+                self._give_up("unknown-protocol")
+            return
+        if found not in DECODERS:
+            self._give_up("tls" if found == detect.TLS else "unknown-protocol")
+            return
+        self.detected = found
+        self._decoder = DECODERS[found](joined=joined)
+        chunks, self._chunks, self._kept = self._chunks, [], 0
+        for direction, data, at in chunks:
+            if self.reason is not None:
+                self.bytes[direction] += len(data)
+            else:
+                self._take(self._decoder.feed(direction, data, at), items)
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        for direction, data, _ in self._chunks:
+            self.bytes[direction] += len(data)
+        self._chunks, self._kept = [], 0
+        self._decoder = None
+
+    def _take(self, messages: list[Message], items: list[Item]) -> None:
+        for message in messages:
+            if type(message) is Opaque:
+                self._give_up(message.reason)
+            else:
+                offset = message.offset if not isinstance(message, Opened | Opaque) else 0
+                items.append(Said(message, self._author_of(offset)))  # type: ignore[arg-type] # not Opaque, see above
+
+    def _author_of(self, offset: int) -> Author:
+        writers = self._writers
+        if len(writers) == 1:
+            return writers[0][1]
+        for start, author in reversed(writers):
+            if start <= offset:
+                return author
+        return writers[0][1] if writers else self.author
