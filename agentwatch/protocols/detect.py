@@ -1,0 +1,60 @@
+"""Which protocol a connection speaks, by the first bytes of it and never by its port.
+
+In: the first bytes that the watched process sent and those that it received. Out: a ``Detection``: the name of a decoder, ``TLS``,
+``UNKNOWN``, or ``NEED_MORE`` while the bytes would still fit. ``NEED_MORE`` is never the answer once ``ENOUGH_BYTES`` were sent.
+"""
+
+from __future__ import annotations
+
+from agentwatch.protocols import postgres_startup
+from agentwatch.protocols.postgres_frames import Reading, read_headers
+
+Detection = str
+
+NEED_MORE: Detection = "need-more"
+TLS: Detection = "tls"
+UNKNOWN: Detection = "unknown"
+POSTGRESQL: Detection = "postgresql"
+
+ENOUGH_BYTES = 16 * 1024
+"""With so many bytes there is always an answer: a joined connection may begin with one long message."""
+_TLS_RECORD_BYTES = 6
+_CLIENT_HELLO = 1
+
+
+def detect(out: bytes, in_: bytes, *, joined: bool) -> Detection:
+    """Tell the protocol of a connection by its first bytes; ``joined`` if they are not its beginning.
+
+    A joined connection is PostgreSQL's if its first bytes are a message of a client (type, sane length, and what it
+    must hold), or several headers in a row, or where nothing was sent yet, messages of a server.
+    """
+    if not out and not (joined and in_):
+        return NEED_MORE
+    if out and (tls := _tls(out)) != UNKNOWN:
+        return tls
+    return _joined(out, in_) if joined else _startup(out)
+
+
+def _tls(out: bytes) -> Detection:
+    # A TLSPlaintext record: handshake, version 3.x, length; in it a ClientHello (RFC 8446, sections 5.1 and 4).
+    if out[0] != postgres_startup.TLS_HANDSHAKE or out[1:2] not in (b"", b"\3"):
+        return UNKNOWN
+    if len(out) < _TLS_RECORD_BYTES:
+        return NEED_MORE
+    return TLS if out[5] == _CLIENT_HELLO else UNKNOWN
+
+
+def _startup(out: bytes) -> Detection:
+    length = postgres_startup.packet_length(out)
+    if length is None:
+        return UNKNOWN
+    return POSTGRESQL if length else NEED_MORE
+
+
+def _joined(out: bytes, in_: bytes) -> Detection:
+    if out and _startup(out) == POSTGRESQL:
+        return POSTGRESQL
+    reading = read_headers(0, out) if out else read_headers(1, in_)
+    if reading is Reading.NOT_YET:
+        return UNKNOWN if max(len(out), len(in_)) >= ENOUGH_BYTES else NEED_MORE
+    return POSTGRESQL if reading is Reading.FITS else UNKNOWN
