@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentwatch.errors import NotFoundError, StoreError
-from agentwatch.index.names import Shape, load_shape
+from agentwatch.index.names import UNKNOWN, Shape, load_shape
 from agentwatch.query import doubts, filters, present
 from agentwatch.query.times import iso
 from agentwatch.records.encoding import decode
@@ -92,6 +92,14 @@ def statement_rows(source: Source, session: str) -> Iterator[tuple[Row, Record]]
     return _statements(source, filters.Filter(session=session))
 
 
+def shape_of(source: Source, seq: int) -> Shape:
+    """Return what the index derived from a statement."""
+    row = source.db.execute(
+        "SELECT value FROM shape JOIN statement ON statement.shape = shape.id WHERE seq = ?", (seq,)
+    ).fetchone()
+    return UNKNOWN if row is None else load_shape(row[0])
+
+
 def session_row(source: Source, number: int) -> Row:
     """Return one session by its number in the index."""
     columns = "uuid, agent, user, started, ended, host, statements, commands, start_seq"
@@ -141,7 +149,7 @@ def _matching_statements(source: Source, wanted: Filter) -> Iterator[tuple[int, 
     query = filters.in_order(filters.statements(wanted), _index_limit(wanted))
     rows = source.db.execute(query.sql, query.values)
     needle = None if wanted.text is None else wanted.text.encode(errors="surrogateescape")
-    shapes: dict[int, Shape] = {}
+    shapes: dict[int, Shape] = {}  # as many as there are distinct sets of tables
     found = _reread(source, rows, _STATEMENT_KINDS, needle)
     if needle is not None:
         found = ((row, record) for row, record in found if _statement_has(record, needle))
