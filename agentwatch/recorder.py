@@ -22,9 +22,9 @@ import logging
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agentwatch import __version__, state
+from agentwatch import __version__, locks, state
 from agentwatch.errors import BusyError, ConfigError, PrivilegeError
 from agentwatch.kernel import abi, counters, pins
 from agentwatch.kernel.ring import Ring
@@ -288,20 +288,22 @@ def _lock(run_dir: Path) -> int:
 
 
 def is_running(run_dir: Path) -> bool:
-    """Whether a recorder holds the lock of this run_dir."""
+    """Whether a recorder holds the lock of this run_dir. Raises PrivilegeError where that cannot be seen."""
     try:
-        descriptor = os.open(run_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+        return locks.is_held(run_dir / LOCK_FILE)
     except PermissionError as e:
         raise PrivilegeError(f"cannot look into {run_dir}: run as root") from e
+
+
+def last_status(run_dir: Path) -> dict[str, Any]:
+    """Return what the recorder last told about itself; empty if it never did. Raises PrivilegeError."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        content: dict[str, Any] = json.loads((run_dir / STATUS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except PermissionError as e:
+        raise PrivilegeError(f"cannot look into {run_dir}: run as root") from e
+    return content
 
 
 def _reader_gid(config: Config) -> int | None:

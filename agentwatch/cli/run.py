@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from agentwatch import foreground, launcher
+from agentwatch import foreground, launcher, locks
 from agentwatch.cli.common import pass_config
-from agentwatch.errors import NotFoundError, PrivilegeError, ProbesNotLoaded
+from agentwatch.errors import NotFoundError, PrivilegeError
 from agentwatch.identity import users
+from agentwatch.kernel import pins
 from agentwatch.log.folder import LOCK_NAME
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def command(config: Config, name: str, user: str | None, command: tuple[str, ...
     if os.geteuid() != 0:
         raise PrivilegeError(f"running a session of {name} needs root, to make its cgroup and register it; use sudo")
     agent = _agent(config, name)
-    _check_probes(config)
+    pins.require(config)
     account = users.resolve(user) if user is not None else users.invoking()
     if account.uid == 0:
         _warn("the command runs as root, which can undo what watches it; name an unprivileged user with --user")
-    if not _recorder_runs(config):
+    if not locks.is_held(config.log_dir / LOCK_NAME):
         _warn("the recorder is not running; the kernel buffers what it sees until 'agentwatch record' starts")
     status = launcher.launch(config, agent, account, command)
     click.get_current_context().exit(foreground.die_like(status))
@@ -65,25 +65,3 @@ def _agent(config: Config, name: str) -> AgentConfig:
             return agent
     known = ", ".join(agent.name for agent in config.agents) or "none; add an [[agent]] table"
     raise NotFoundError(f"there is no agent {name!r} in {config.path or 'the built-in configuration'}; known: {known}")
-
-
-def _check_probes(config: Config) -> None:
-    try:
-        loaded = any(config.pin_dir.iterdir())
-    except OSError:
-        loaded = False
-    if not loaded:
-        raise ProbesNotLoaded(
-            f"no probes are pinned in {config.pin_dir}, so nothing would be recorded; run 'agentwatch probes load'"
-        )
-
-
-def _recorder_runs(config: Config) -> bool:
-    """Look for the log writer's lock in /proc/locks: trying to take it could make a starting recorder fail."""
-    try:
-        found = (config.log_dir / LOCK_NAME).stat()
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return False
-    wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    return any(" FLOCK " in line and f" {wanted} " in line for line in lines)
