@@ -5,8 +5,9 @@ one ``Tail``. Reader, verifier and the writer's recovery all see a segment throu
 disagree about what is in it. What always holds:
 
 * a record comes out only if its check holds under the sequence number it comes out with;
-* damage is passed only to a *provable* record: one whose check names a later sequence number, and which is followed
-  by the record after it or by the exact end of the file, or which stands where the damaged frame said that it ends.
+* damage is passed only to a *provable* record: one that stands where the damaged frame said that it ends and whose
+  check names the next sequence number; or one whose check names a later number and which is followed by the two
+  records after it, or by fewer and the exact end of the file.
   The check begins with the log's id, which only readers of the log can know, so bytes that an agent
   planted inside a payload do not pass for a record;
 * bytes at the end in which nothing is provable are a Tail, and what it means is for the caller to say.
@@ -30,8 +31,13 @@ SEARCH_BUDGET_BYTES = 512 * 1024 * 1024
 like lengths; at this limit (a second or so) the search gives up and the rest of the segment counts as damaged."""
 CANDIDATE_COST_BYTES = 256
 """What one candidate costs apart from its bytes."""
+PROOF_RECORDS = 3
+"""So many consecutive records prove each other. One alone would be right by chance too often: the search looks at up
+to millions of places, and where the log's id itself is damaged every frame is whole but tells a wrong number."""
 MAX_RECORDS_LOST = 1 << 24
 """A record found behind damage may be this much later: a segment holds no more of the smallest records."""
+MAX_RECORDS_LOST_BEFORE_END = 1 << 10
+"""The same for a record with fewer than ``PROOF_RECORDS`` to prove it, because the file ends behind them."""
 
 _LIKE_A_LENGTH = re.compile(rb"(?!\0{4})[\x00-\x04]", re.DOTALL)
 _U32 = 0xFFFFFFFF
@@ -159,8 +165,10 @@ def _opening(fd: int, log_id: bytes, first_seq: int, seed: int) -> Damage | Tail
     try:
         header = segment.Header.parse(head)
         if header.log_id != log_id:
-            how = "it belongs to another log"
-        elif header.first_seq != first_seq:
+            # Not searched: none of its records may pass for one of ours.
+            size = os.fstat(fd).st_size
+            return Tail(first_seq, 0, size, plain=False, how="it belongs to another log")
+        if header.first_seq != first_seq:
             how = f"its header says that it begins with record {header.first_seq}"
         else:
             return None
@@ -203,13 +211,22 @@ def find_record(data: bytes, begin: int, seq: int, seed: int) -> Found | GaveUp 
         budget -= end - offset
         if budget < 0:
             return GaveUp(offset)
-        claimed = _claims(data, offset, seed)
-        if claimed is None:
-            continue
+        claimed = segment.claimed_seq(data, offset, end - offset - segment.FRAME_BYTES, seed)
         ahead = (claimed - seq) & _U32
-        if ahead <= MAX_RECORDS_LOST and (end == len(data) or _claims(data, end, seed) == (claimed + 1) & _U32):
+        if ahead <= MAX_RECORDS_LOST and _is_proved(data, end, seq + ahead, seed, ahead):
             return Found(offset, seq + ahead)
     return None
+
+
+def _is_proved(data: bytes, end: int, seq: int, seed: int, ahead: int) -> bool:
+    # By the records that follow the one that ends here.
+    for number in range(1, PROOF_RECORDS):
+        if end == len(data):
+            return ahead <= MAX_RECORDS_LOST_BEFORE_END
+        if _claims(data, end, seed) != (seq + number) & _U32:
+            return False
+        end = _frame_end(data, end) or end
+    return True
 
 
 def _frame_end(data: bytes, offset: int) -> int | None:
