@@ -1,6 +1,8 @@
 """Invariant: any bytes are read in order or raise AgentwatchError, and a new writer loses nothing that was readable.
 
-After that writer every record reads as before, and its own record has a number that none had. Run: python tests/fuzz/fuzz_segment.py -max_total_time=300
+After that writer every record reads as before, and its own record has a number that none had.
+
+Run: python tests/fuzz/fuzz_segment.py -max_total_time=300
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ def main() -> None:
     """Run atheris."""
     import atheris  # noqa: PLC0415 - only here: the short form of this test runs without it
 
+    atheris.instrument_all()
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()
 
