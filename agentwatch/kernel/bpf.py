@@ -25,7 +25,7 @@ _TRACEFS = Path("/sys/kernel/tracing")
 _MAP_INFO = struct.Struct("<IIIIII16s")
 _LINK_INFO = struct.Struct("<III")
 _BTF_INFO = struct.Struct("<QII")
-_BTF_ID_IN_MAP_INFO = 72
+_BTF_ID_IN_MAP_INFO = 64
 _LINK_CGROUP_AT = 16
 _INFO_BYTES = 256
 

@@ -134,8 +134,8 @@ class Btf:
         return {name for name in found if self._find(name, (_ENUM,)) is not None}
 
     def members(self, name: str) -> list[Member] | None:
-        """Return the members of a struct in order, None if there is no such struct."""
-        type_id = self._find(name, (_STRUCT,))
+        """Return the members of a struct or union in order, None if there is none of that name."""
+        type_id = self._find(name, (_STRUCT, _UNION))
         if type_id is None:
             return None
         return [Member(n, bits // 8, self.size(t)) for n, t, bits in self._members(type_id)]
