@@ -83,7 +83,8 @@ class LogReader:
         """Yield ``(seq, payload)`` from ``start`` to before ``stop``, or to the present end; call again to follow.
 
         Where records are missing or damaged, SegmentDamaged is raised; with ``on_damage`` that is called with it
-        instead, and reading goes on with the next provable record.
+        instead, and reading goes on with the next provable record. It may be called again for the same place when
+        reading begins there again.
         """
         seq = start
         self._refresh()
@@ -160,6 +161,9 @@ class LogReader:
                 elif following is not None and event.seq < following.first_seq:
                     how = event.how or "the segment ends early"
                     yield scan.Damage(event.seq, event.offset, following.first_seq, event.offset + event.length, how)
+                elif following is None and not event.plain:
+                    # No writer leaves this behind: it will not become a record by waiting.
+                    yield scan.Damage(event.seq, event.offset, event.seq, event.offset + event.length, event.how)
         except FileNotFoundError:
             # Recovery renamed it since it was listed: have the folder listed again.
             self._segments = []
@@ -238,7 +242,7 @@ def damaged(path: Path, damage: scan.Damage) -> SegmentDamaged:
         what = f"record {damage.seq}" if lost == 1 else f"records {damage.seq} to {damage.next_seq - 1}"
         what += " cannot be read"
     else:
-        what = f"no record is missing before record {damage.seq}"
+        what = f"nothing there is a record, and no record before {damage.seq} is missing"
     message = f"{path} is damaged at byte {damage.offset} ({damage.how}): {what}; see agentwatch verify"
     return SegmentDamaged(message, path=str(path), offset=damage.offset, seq=damage.seq)
 

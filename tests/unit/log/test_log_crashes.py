@@ -133,6 +133,9 @@ def test_segment_of_which_nothing_is_provable_keeps_its_numbers(log_dir: Path) -
     last = folder.list_segments(log_dir)[-1]
     rubbish = hashlib.shake_128(b"7").digest(last.path.stat().st_size)
     last.path.write_bytes(rubbish)
+    assert not verify(log_dir).ok
+    with pytest.raises(SegmentDamaged):
+        list(LogReader(log_dir).records())
     with LogWriter(log_dir) as log:
         assert log.next_seq >= len(PAYLOADS)
         assert len(log.damage) == 1
