@@ -13,7 +13,7 @@ from agentwatch.cli.output import Column, Progress, note, print_rows
 from agentwatch.query import answers, times
 from agentwatch.query.filters import ACCESSES, Filter, Table
 from agentwatch.query.source import open_source
-from agentwatch.sql.tables import normalise_name
+from agentwatch.sql.names import normalise_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

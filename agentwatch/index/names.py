@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 
-from agentwatch.sql.tables import TableRef
+from agentwatch.sql.model import TableRef
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Hashable
+
+    from agentwatch.sql.model import Analysis
 
 K = TypeVar("K", bound="Hashable")
 
@@ -140,29 +142,29 @@ class Names:
             ),
         )
 
-    def prepare(self, connection: int, name: str, shape: int) -> None:
-        """Remember what a name stands for on a connection, from now on."""
-        self._db.execute("INSERT OR REPLACE INTO prepared VALUES (?, ?, ?)", (connection, name, shape))
+    def promise(self, connection: int, name: str, shape: int) -> None:
+        """Remember what a prepared statement or a cursor stands for on a connection, from now on."""
+        self._db.execute("INSERT OR REPLACE INTO promise VALUES (?, ?, ?)", (connection, name, shape))
 
-    def prepared(self, connection: int, name: str, execute: Shape) -> Shape:
-        """Return the shape of an EXECUTE: what its name stands for on the connection, as far as the log told."""
+    def promised(self, connection: int, name: str, use: Shape) -> Shape:
+        """Return the shape of an EXECUTE or FETCH: what its name stands for on the connection, if the log told."""
         row = self._db.execute(
-            "SELECT value FROM shape JOIN prepared ON prepared.shape = shape.id WHERE connection = ? AND name = ?",
+            "SELECT value FROM shape JOIN promise ON promise.shape = shape.id WHERE connection = ? AND name = ?",
             (connection, name),
         ).fetchone()
         if row is None:
-            return execute._replace(tables=None, confidence="none")
-        stands_for = load_shape(row[0])
-        if stands_for.tables is None:
-            return stands_for._replace(operation=execute.operation)
-        # CREATE TABLE ... AS EXECUTE touches a table of its own.
-        tables = dict.fromkeys((*(execute.tables or ()), *stands_for.tables))
-        return Shape(execute.operation, stands_for.confidence, tuple(tables))
+            return use._replace(tables=None, confidence="none")
+        return load_shape(row[0])._replace(operation=use.operation)
 
     def _insert(self, sql: str, values: tuple[object, ...]) -> int:
         # A plain INTEGER PRIMARY KEY: the largest number plus one, as nothing is ever deleted.
         number = self._db.execute(sql, values).lastrowid
         return number or 0
+
+
+def shape_of(analysis: Analysis) -> Shape:
+    """Return what the index keeps of an analysis."""
+    return Shape(analysis.operation, analysis.confidence, analysis.tables)
 
 
 def dump_shape(shape: Shape) -> str:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 from agentwatch.errors import LogError
 from agentwatch.index import names
 from agentwatch.index.fields import integer, realtime_of, text
-from agentwatch.index.names import Shape
+from agentwatch.index.names import Shape, shape_of
 from agentwatch.records.encoding import decode
-from agentwatch.sql.tables import analyse, prepared_name, prepares
+from agentwatch.sql.tables import Analysis, analyse, cursor_name, declares, prepared_name, prepares
 
 if TYPE_CHECKING:
     import sqlite3
@@ -246,14 +246,14 @@ class Batch:
         sql, system = record.get("db.query.text"), text(record, "db.system.name")
         if not isinstance(sql, str | bytes) or system not in SQL_SYSTEMS:
             return names.UNKNOWN
-        analysis = analyse(sql, system)
-        shape = Shape(analysis.operation, analysis.confidence, analysis.tables)
-        if connection is None:
+        shape = shape_of(analyse(sql, system, truncated=record.get("truncated") is True))
+        if connection is None or shape.operation not in _NAMES_WORK:
             return shape
-        if (name := prepared_name(sql)) is not None:
-            return self._names.prepared(connection, name, shape)
-        if (name := prepares(sql)) is not None:
-            self._names.prepare(connection, name, self._names.shape(shape))
+        if (name := _used_name(sql)) is not None:
+            return self._names.promised(connection, name, shape)
+        if record.get("outcome") in ("ok", "unknown") and (promise := _promise(sql)) is not None:
+            name, analysis = promise
+            self._names.promise(connection, name, self._names.shape(shape_of(analysis)))
         return shape
 
     def _count(self, column: str, session: int | None) -> None:
@@ -273,6 +273,26 @@ class Batch:
         "gap": _gap,
         "observer_start": _observer_start,
     }
+
+
+_NAMES_WORK = frozenset({"PREPARE", "EXECUTE", "DECLARE", "FETCH", "MOVE"})
+"""Operations by which a connection gives work a name, or does work by its name."""
+
+
+def _promise(sql: str | bytes) -> tuple[str, Analysis] | None:
+    if (found := prepares(sql)) is not None:
+        return f"statement {found[0]}", found[1]
+    if (found := declares(sql)) is not None:
+        return f"cursor {found[0]}", found[1]
+    return None
+
+
+def _used_name(sql: str | bytes) -> str | None:
+    if (name := prepared_name(sql)) is not None:
+        return f"statement {name}"
+    if (name := cursor_name(sql)) is not None:
+        return f"cursor {name}"
+    return None
 
 
 def digest(payload: bytes) -> bytes:

@@ -101,10 +101,10 @@ CREATE TABLE session_touch (
     PRIMARY KEY (session, relation, access)
 ) WITHOUT ROWID;
 
--- PREPARE ... AS on a connection, so that EXECUTE can be resolved: the shape of what it prepared.
-CREATE TABLE prepared (
+-- What PREPARE and DECLARE CURSOR named on a connection, so that EXECUTE and FETCH can be resolved.
+CREATE TABLE promise (
     connection INTEGER NOT NULL,
-    name TEXT NOT NULL,
+    name TEXT NOT NULL, -- 'statement NAME' or 'cursor NAME'
     shape INTEGER NOT NULL,
     PRIMARY KEY (connection, name)
 ) WITHOUT ROWID;

@@ -94,7 +94,9 @@ class WriterLock:
 
     def close(self) -> None:
         """Let the next writer in."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def make_directory(config: Config) -> None:

@@ -15,7 +15,7 @@ from agentwatch.index.names import UNKNOWN, Shape, load_shape
 from agentwatch.query import doubts, filters, present
 from agentwatch.query.times import iso
 from agentwatch.records.encoding import decode
-from agentwatch.sql.tables import TableRef
+from agentwatch.sql.model import TableRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

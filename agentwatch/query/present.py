@@ -15,7 +15,7 @@ from agentwatch.query.times import iso
 if TYPE_CHECKING:
     from agentwatch.index.names import Shape
     from agentwatch.records.encoding import Record
-    from agentwatch.sql.tables import TableRef
+    from agentwatch.sql.model import TableRef
 
 Row = dict[str, Any]
 """One JSON object."""

@@ -355,7 +355,9 @@ def test_gap_reaches_back_to_where_it_began(config: Config, log: LogBuilder) -> 
         ("statement", "db.system.name"),
     ],
 )
-def test_no_value_of_a_field_stops_the_indexer(config: Config, log: LogBuilder, kind: str, key: str, value: object) -> None:
+def test_no_value_of_a_field_stops_the_indexer(
+    config: Config, log: LogBuilder, kind: str, key: str, value: object
+) -> None:
     log.start()
     for record in busy_day(log).records:
         if record["kind"] == kind:

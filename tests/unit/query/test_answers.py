@@ -34,8 +34,6 @@ SESSION_KEYS = (
 ).split()
 COMMAND_KEYS = "seq time session agent argv exe cwd pid ppid uid status duration_ns errno error".split()
 
-Question = "Callable[[Any, Filter], answers.Answer]"
-
 
 def ask(config: Config, question: Callable[..., answers.Answer], **conditions: Any) -> tuple[list[Any], list[str]]:
     with open_source(config) as source:
@@ -106,7 +104,14 @@ moments = st.none() | st.integers(0, 90).map(lambda n: T0 + n * MS)
 filters = st.builds(
     Filter,
     table=st.sampled_from(
-        [None, Table(None, "orders"), Table("public", "orders"), Table(None, "Orders"), Table("x", "y"), Table(None, "staging")]
+        [
+            None,
+            Table(None, "orders"),
+            Table("public", "orders"),
+            Table(None, "Orders"),
+            Table("x", "y"),
+            Table(None, "staging"),
+        ]
     ),
     access=st.sampled_from([None, "read", "write"]),
     agent=st.sampled_from([None, "agent-backfill", "agent-report", "nobody"]),
@@ -137,9 +142,7 @@ def test_sessions_are_those_of_the_statements(mixed: Config, wanted: Filter) -> 
     else:
         # They run to the present end, so only their start can lie outside of the window.
         found = {
-            r["session"]
-            for r in records
-            if r["kind"] == "session_start" and in_scope(r, replace(wanted, since=None))
+            r["session"] for r in records if r["kind"] == "session_start" and in_scope(r, replace(wanted, since=None))
         }
     expected = [session for session in SESSIONS if session is not None and session in found]
     with open_source(mixed) as source:
@@ -151,7 +154,9 @@ def test_sessions_are_those_of_the_statements(mixed: Config, wanted: Filter) -> 
 def test_commands_are_those_of_sessions_with_such_a_statement(mixed: Config, wanted: Filter) -> None:
     records = all_records(mixed)
     about = any(x is not None for x in (wanted.table, wanted.access, wanted.database))
-    sessions = {r.get("session") for _, r in records if r["kind"] == "statement" and holds(r, replace(wanted, text=None))}
+    sessions = {
+        r.get("session") for _, r in records if r["kind"] == "statement" and holds(r, replace(wanted, text=None))
+    }
     expected = [
         seq
         for seq, r in records
@@ -254,7 +259,11 @@ def test_command_has_the_keys_of_the_contract(config: Config, log: LogBuilder) -
     log.write()
     ((ran, failed), _) = ask(config, answers.commands)
     assert list(ran) == COMMAND_KEYS
-    assert (ran["argv"], ran["exe"], ran["cwd"]) == (["/bin/sh", "-c", "", {"base64": "/w=="}], "/bin/sh", "/home/alice")
+    assert (ran["argv"], ran["exe"], ran["cwd"]) == (
+        ["/bin/sh", "-c", "", {"base64": "/w=="}],
+        "/bin/sh",
+        "/home/alice",
+    )
     assert (ran["pid"], ran["ppid"], ran["uid"], ran["status"], ran["duration_ns"]) == (100, 7, 1000, 3, 42)
     assert (failed["exe"], failed["status"], failed["errno"], failed["error"]) == (
         "/nonexistent",

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import os
 import re
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,20 +11,34 @@ from hypothesis import strategies as st
 
 from agentwatch.query import times
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NOW = 1_700_000_000_000_000_000
 S = times.SECOND_NS
 
 
-@pytest.fixture(autouse=True)
-def _local_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "TZ", "Europe/Berlin")
+@pytest.fixture(autouse=True, params=["UTC", "Europe/Berlin", "America/St_Johns"])
+def _local_zone(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
     time.tzset()
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
     ("typed", "ago_s"),
-    [("30s", 30), ("10m", 600), ("1h", 3600), ("2d", 172_800), ("1w", 604_800), ("1h30m", 5400), ("0s", 0), (" 5m ", 300)],
+    [
+        ("30s", 30),
+        ("10m", 600),
+        ("1h", 3600),
+        ("2d", 172_800),
+        ("1w", 604_800),
+        ("1h30m", 5400),
+        ("0s", 0),
+        (" 5m ", 300),
+    ],
 )
 def test_duration_is_before_now(typed: str, ago_s: int) -> None:
     assert times.parse(typed, NOW) == NOW - ago_s * S
@@ -61,7 +75,8 @@ def test_day_words_are_local_midnights() -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "1", "1y", "h", "-1h", "1.5h", "2023-13-01", "tomorrow", "12:00", "9" * 30, "999999999w", "9999-01-01"]
+    "typed",
+    ["", "1", "1y", "h", "-1h", "1.5h", "2023-13-01", "tomorrow", "12:00", "9" * 30, "999999999w", "9999-01-01"],
 )
 def test_what_is_no_time_is_refused_with_a_message(typed: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(typed))):
