@@ -36,7 +36,7 @@ PROOF_RECORDS = 3
 to millions of places, and where the log's id itself is damaged every frame is whole but tells a wrong number."""
 MAX_RECORDS_LOST = 1 << 24
 """A record found behind damage may be this much later: a segment holds no more of the smallest records."""
-MAX_RECORDS_LOST_BEFORE_END = 1 << 10
+MAX_RECORDS_LOST_BEFORE_END = 64
 """The same for a record with fewer than ``PROOF_RECORDS`` to prove it, because the file ends behind them."""
 
 _LIKE_A_LENGTH = re.compile(rb"(?!\0{4})[\x00-\x04]", re.DOTALL)
@@ -103,7 +103,7 @@ def walk(
         log_id = _own_log_id(fd)
     seed = segment.seed(log_id)
     if start is None:
-        opening = _opening(fd, log_id, first_seq, seed)
+        opening = _opening(fd, log_id, first_seq, seed, stop)
         if opening is not None:
             yield opening
         if isinstance(opening, Tail):
@@ -159,7 +159,7 @@ def _pass_damage(fd: int, seed: int, seq: int, offset: int, stop: int | None) ->
     return Tail(seq, offset, len(rest), plain=not (isinstance(found, GaveUp) and again.bad), how=how)
 
 
-def _opening(fd: int, log_id: bytes, first_seq: int, seed: int) -> Damage | Tail | None:
+def _opening(fd: int, log_id: bytes, first_seq: int, seed: int, stop: int | None) -> Damage | Tail | None:
     # What is wrong with the header; None if nothing is.
     head = _read(fd, segment.HEADER_BYTES, 0)
     try:
@@ -183,7 +183,7 @@ def _opening(fd: int, log_id: bytes, first_seq: int, seed: int) -> Damage | Tail
     if segment.take_frames(data[begin:], first_seq, seed, 1).payloads:
         return Damage(first_seq, 0, first_seq, begin, how)
     found = find_record(data, begin, first_seq, seed)
-    if isinstance(found, Found):
+    if isinstance(found, Found) and (stop is None or found.seq < stop):
         return Damage(first_seq, 0, found.seq, found.offset, how)
     return Tail(first_seq, 0, len(data), plain=not any(head) and found is None, how=how)
 

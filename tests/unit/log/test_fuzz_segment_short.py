@@ -32,6 +32,7 @@ steps = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps, max_size=25).map(b"".join))
 @example(b"")
+@example(bytes.fromhex("f6ffffd9fef7fd0106ff010059595920"))  # a record behind a damaged header told too high a number
 @example(bytes([7, 1, 0, *[0, 10, 65] * 6, 5, 0, 70]))
 def test_reading_and_recovering_any_segments_keeps_the_invariant(data: bytes) -> None:
     check(data)

@@ -236,3 +236,18 @@ def test_no_edit_makes_a_record_of_what_was_never_written(
         return
     assert [seq for seq, _ in got] == sorted({seq for seq, _ in got})
     assert all(expected.get(seq) == payload for seq, payload in got)
+
+
+def test_damaged_header_never_hands_over_records_that_the_next_segment_has(log_dir: Path) -> None:
+    # A whole segment of later records under the name of an earlier one.
+    segments = folder.list_segments(log_dir)
+    data = bytearray(segments[1].path.read_bytes())
+    data[0] ^= 1
+    segments[0].path.write_bytes(data)
+    report = verify(log_dir)
+    assert report.problem is not None
+    assert (report.problem.path, report.problem.lost) == (segments[0].path, segments[1].first_seq)
+    damage: list[SegmentDamaged] = []
+    got = list(LogReader(log_dir).records(on_damage=damage.append))
+    assert got == list(enumerate(PAYLOADS))[segments[1].first_seq :]
+    assert [d.seq for d in damage] == [0]
