@@ -9,7 +9,7 @@ Plain values, survives ``pickle``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agentwatch.identity import agents, cgroups, sessions
@@ -42,6 +42,10 @@ class Session:
     root_pid: int | None = None
     """The first process that was seen in it: its exit status is the session's."""
     status: int | None = None
+    members: set[int] = field(default_factory=set)
+    """Its living processes, wherever they moved to."""
+    empty: bool = False
+    """Whether its cgroup has no process (the members may have been moved out)."""
     ended: bool = False
 
 
@@ -102,13 +106,20 @@ class Tracker:
         """Return the sessions that have not ended."""
         return [session for session in self._sessions.values() if not session.ended]
 
-    def end(self, cgroup_id: int) -> Session | None:
-        """End the session whose own cgroup this is; None if it is none or has ended."""
+    def populated(self, cgroup_id: int, *, populated: bool) -> Session | None:
+        """Take note that a cgroup has processes or none; return the session whose own cgroup it is."""
         session = self._sessions.get(cgroup_id)
-        if session is None or session.ended:
-            return None
-        session.ended = True
+        if session is not None:
+            session.empty = not populated
         return session
+
+    @staticmethod
+    def end_if_over(session: Session | None) -> bool:
+        """End a session whose cgroup is empty and whose processes have all ended; whether that was now."""
+        if session is None or session.ended or session.members or not session.empty:
+            return False
+        session.ended = True
+        return True
 
     def forget(self, cgroup_id: int) -> None:
         """Take note that a cgroup was removed: its id will not be used again."""

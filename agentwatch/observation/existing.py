@@ -39,6 +39,7 @@ def describe(observer: Observer, config: Config, loaded: Loaded) -> Iterator[Rec
             fields = make.session_start(session) | {"preexisting": True}
             yield observer.envelope_of("session_start", session.started, session) | fields
         for p in found:
+            session.members.add(p.pid)
             observer.processes.add(Process(p.pid, p.ppid, p.exe, None, session.id, p.started, p.started))
             yield observer.envelope_of("exec", p.started, session) | _exec(p)
         for s in sockets.existing([p.pid for p in found]):

@@ -9,6 +9,7 @@ restart skip those that are in the log already.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentwatch.identity.processes import Process, ProcessTable
@@ -69,17 +70,25 @@ class Observer:
             for flow in self.flows.due(now)
         )
         self.flows.drop_closed()
+        self._end_forgotten(now, records)
         return records
+
+    def _end_forgotten(self, now: int, records: list[Record]) -> None:
+        """End sessions whose cgroup is empty and whose last exits were lost: only then is /proc asked."""
+        for session in self.tracker.live():
+            if session.empty:
+                session.members = {tgid for tgid in session.members if Path(f"/proc/{tgid}").exists()}
+                self._end_if_over(session, now, records)
 
     # -- the life of processes
 
     def _on_fork(self, _position: int, e: abi.Fork, records: list[Record]) -> None:
-        self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+        self._joined(self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid), e.h.tgid)
         self.processes.fork(e.h.tgid, e.ppid, e.h.boottime)
         self._uids[e.h.tgid] = e.uid
 
     def _on_exec(self, position: int, e: abi.Exec, records: list[Record]) -> None:
-        self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+        self._joined(self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid), e.h.tgid)
         self._uids[e.h.tgid] = e.uid
         self.processes.exec(e.h.tgid, make.text_of_path(e.exe), position, e.h.boottime, ppid=e.ppid)
         if e.args_total > len(e.args) > 0:
@@ -124,6 +133,9 @@ class Observer:
             session.status = fields["status"]
         for flow, items in self.flows.process_ended(e.h.tgid, e.h.boottime):
             self._items(flow, items, e.h.boottime, records)
+        if session is not None:
+            session.members.discard(e.h.tgid)
+            self._end_if_over(session, e.h.boottime, records)
 
     # -- sockets
 
@@ -174,14 +186,17 @@ class Observer:
             self.tracker.learn(e.id, path)
         if operation == abi.CgroupOperation.CG_ATTACH:
             self._on_attach(e, path, records)
-        elif operation == abi.CgroupOperation.CG_EMPTY:
-            self._end(e.id, e.h.boottime, records)
-        elif operation == abi.CgroupOperation.CG_RMDIR:
-            self._end(e.id, e.h.boottime, records)
-            self.tracker.forget(e.id)
+        elif operation == abi.CgroupOperation.CG_POPULATED:
+            self.tracker.populated(e.id, populated=True)
+        else:
+            if operation in (abi.CgroupOperation.CG_EMPTY, abi.CgroupOperation.CG_RMDIR):
+                self._end_if_over(self.tracker.populated(e.id, populated=False), e.h.boottime, records)
+            if operation == abi.CgroupOperation.CG_RMDIR:
+                self.tracker.forget(e.id)
 
     def _on_attach(self, e: abi.Cgroup, path: str, records: list[Record]) -> None:
         session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+        self._joined(session, e.h.tgid)
         if e.h.cgroup == e.id:
             if self.processes.get(e.h.tgid) is None:
                 self.processes.add(Process(e.h.tgid, 0, None, None, None, None, e.h.boottime))
@@ -202,9 +217,13 @@ class Observer:
             records.append(self.envelope_of("session_start", session.started, session) | make.session_start(session))
         return session
 
-    def _end(self, cgroup: int, boottime: int, records: list[Record]) -> None:
-        session = self.tracker.end(cgroup)
-        if session is None:
+    @staticmethod
+    def _joined(session: Session | None, tgid: int) -> None:
+        if session is not None:
+            session.members.add(tgid)
+
+    def _end_if_over(self, session: Session | None, boottime: int, records: list[Record]) -> None:
+        if session is None or not self.tracker.end_if_over(session):
             return
         for flow, items in self.flows.session_ended(session.cgroup_id, boottime):
             self._items(flow, items, boottime, records)

@@ -47,7 +47,7 @@ def test_the_agents_user_is_refused_everything(own_watch: Watch) -> None:
 
 def test_a_move_to_another_cgroup_by_root_does_not_end_the_watch(own_watch: Watch) -> None:
     elsewhere = own_watch.cgroup.parent / "cgroup.procs"
-    process = own_watch.start_agent("/bin/sh", "-c", "sleep 3; /bin/echo after the move; sleep 1")
+    process = own_watch.start_agent("/bin/sh", "-c", "sleep 3; /bin/echo 'after the move'; sleep 1")
     try:
         pid = own_watch.wait_agent_pid()
         elsewhere.write_text(str(pid))
