@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentwatch.log.writer import LogWriter
 from agentwatch.records.encoding import Record, encode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T0 = 1_700_000_000_000_000_000
 """CLOCK_REALTIME of the first record: 2023-11-14T22:13:20Z."""

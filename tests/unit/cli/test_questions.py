@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import grp
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +16,6 @@ from agentwatch.index.indexer import Indexer
 from tests.unit.log_builder import OTHER_SESSION, SESSION, LogBuilder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agentwatch.config import Config
 
 AGENTWATCH = (sys.executable, "-c", "from agentwatch.cli import main; main(prog_name='agentwatch')")
@@ -101,8 +101,8 @@ def test_escape_sequences_of_an_agent_do_not_reach_the_terminal(agentwatch: Run,
     orders.connect(evil, f"unix:@{evil}")
     orders.opaque(evil, peer=evil, reason=evil)
     orders.gap(detail=evil)
-    orders.add("cgroup_move", pid=1, **{"from": evil, "to": evil})
-    orders.add(evil, own=True, **{"key": evil})
+    orders.add("cgroup_move", pid=1, to=evil)["from"] = evil
+    orders.add(evil, key=evil)
     orders.write()
     for arguments in (
         ["statements"],
@@ -144,7 +144,7 @@ def test_config_nearest_to_the_command_wins(config_file: Path, orders: LogBuilde
     assert result.exit_code == 0
 
 
-def test_missing_configuration_is_one_line_and_78(agentwatch: Run) -> None:
+def test_missing_configuration_is_one_line_and_78() -> None:
     result = CliRunner().invoke(main, ["sessions", "--config", "/nonexistent/x.toml"])
     assert (result.exit_code, result.stdout) == (78, "")
     assert result.stderr == "agentwatch: cannot read the configuration /nonexistent/x.toml: No such file or directory\n"
@@ -226,7 +226,7 @@ def test_closed_pipe_ends_quietly(config_file: Path, orders: LogBuilder) -> None
 
 def test_full_disk_is_one_line(config_file: Path, orders: LogBuilder) -> None:
     orders.write()
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         result = subprocess.run(
             [*AGENTWATCH, "sessions", "--json", "--config", str(config_file)],
             stdout=full,
@@ -238,7 +238,7 @@ def test_full_disk_is_one_line(config_file: Path, orders: LogBuilder) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_stranger_is_told_that_he_may_not(config_file: Path, config: Config, orders: LogBuilder) -> None:
+def test_stranger_is_told_that_he_may_not(config_file: Path, orders: LogBuilder) -> None:
     orders.write()
     for path in (config_file, *config_file.parents):
         if path.stat().st_mode & 0o005 != 0o005:
@@ -260,8 +260,6 @@ def test_stranger_is_told_that_he_may_not(config_file: Path, config: Config, ord
 def test_member_of_the_reader_group_reads_what_root_indexed(
     config_file: Path, config: Config, orders: LogBuilder
 ) -> None:
-    import grp
-
     orders.write()
     with config_file.open("a") as f:
         f.write(f'reader_group = "{grp.getgrgid(65534).gr_name}"\n')

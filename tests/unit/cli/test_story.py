@@ -71,7 +71,7 @@ def test_replay_prints_statements_verbatim_with_parameters(agentwatch: Callable[
     assert lines[at + 1 : at + 7] == [
         "    UPDATE orders",
         "       SET state = $1       -- all",
-        "    $1 = 'it\\'s'" if False else "    $1 = 'it's'",
+        "    $1 = 'it's'",
         "    $2 = NULL",
         "    $3 = \\xff",
         "    $4 = 1.5",

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import grp
+import os
 import sqlite3
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +19,6 @@ from agentwatch.index import store
 from agentwatch.index.indexer import Indexer
 from agentwatch.log.writer import LogWriter
 from tests.unit.log_builder import BOOT0, MS, OTHER_SESSION, SESSION, T0, LogBuilder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def index(config: Config, limit: int | None = None) -> int:
@@ -216,7 +215,7 @@ def test_index_is_for_root_alone(config: Config, log: LogBuilder) -> None:
 def test_reader_group_may_read(config: Config, log: LogBuilder, group: str) -> None:
     log.start()
     log.write()
-    index(Config(**{**_fields(config), "reader_group": group}))
+    index(replace(config, reader_group=group))
     assert stat.S_IMODE(config.state_dir.stat().st_mode) == 0o750
     assert stat.S_IMODE(store.path_of(config).stat().st_mode) == 0o640
 
@@ -225,7 +224,7 @@ def test_unknown_reader_group_is_an_error_of_the_configuration(config: Config, l
     log.start()
     log.write()
     with pytest.raises(ConfigError, match="no group 'no-such-group'"):
-        index(Config(**{**_fields(config), "reader_group": "no-such-group"}))
+        index(replace(config, reader_group="no-such-group"))
 
 
 def test_missing_log_is_named(config: Config) -> None:
@@ -248,11 +247,11 @@ def test_record_that_is_no_record_becomes_a_gap(config: Config, log: LogBuilder)
 def test_damaged_segment_becomes_a_gap_of_exactly_its_records(config: Config, log: LogBuilder) -> None:
     log.start()
     for number in range(10):
-        log.statement(f"SELECT * FROM t{number}")
+        log.statement(f"TABLE t{number}")
     log.write()
     (segment,) = config.log_dir.glob("*.segment")
     data = bytearray(segment.read_bytes())
-    data[data.index(b"FROM t4")] ^= 1
+    data[data.index(b"TABLE t4")] ^= 1
     segment.write_bytes(data)
     log.statement("SELECT * FROM later")
     log.write()
@@ -403,12 +402,4 @@ def test_batches_are_bounded(config: Config, log: LogBuilder, monkeypatch: pytes
 
 @pytest.fixture
 def group() -> str:
-    import grp
-    import os
-
     return grp.getgrgid(os.getegid()).gr_name
-
-
-def _fields(config: Config) -> dict[str, Path]:
-    names = ("log_dir", "state_dir", "run_dir", "pin_dir", "cgroup_root")
-    return {name: getattr(config, name) for name in names}
