@@ -30,7 +30,6 @@ from agentwatch.kernel import abi, counters, pins
 from agentwatch.kernel.ring import Ring
 from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import LogWriter
-from agentwatch.observation import existing
 from agentwatch.observation.observer import Observer
 from agentwatch.records.encoding import Record, decode, encode
 
@@ -89,6 +88,8 @@ class Recorder:
             self._begin(observer, resumed=False)
             if problem is not None:
                 self._append(self._gap(observer, "state-lost", problem))
+            from agentwatch.observation import existing  # noqa: PLC0415 -- pyroute2 is large; a restart does without
+
             for record in existing.describe(observer, self.config, self._loaded):
                 self._append(record)
         else:
