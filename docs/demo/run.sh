@@ -8,8 +8,13 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-export PATH=$here/../../.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+venv=$(cd "$here/../.." && pwd)/.venv/bin
+export PATH=/usr/bin:/bin:/usr/sbin:/sbin
 umask 022
+
+agentwatch() {
+	"$venv/agentwatch" "$@"
+}
 
 fail() {
 	printf 'demo: %s\n' "$*" >&2
@@ -17,7 +22,7 @@ fail() {
 }
 
 [ "$(id -u)" = 0 ] || fail "needs root, to load probes and to make a user: sudo make demo"
-command -v agentwatch >/dev/null || fail "no .venv/bin/agentwatch in the checkout: make setup"
+[ -x "$venv/agentwatch" ] || fail "no .venv/bin/agentwatch in the checkout: make setup"
 
 heading() {
 	printf '\n\033[1m%s\033[0m\n' "$*"
@@ -90,7 +95,7 @@ cd "$root"
 heading "A PostgreSQL server with a table orders"
 bin=$(find /usr/lib/postgresql -path '*/bin/postgres' -printf '%h\n' | sort -V | tail -n 1)
 [ -n "$bin" ] || fail "no PostgreSQL server under /usr/lib/postgresql: make setup"
-port=$(/usr/bin/python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 install -d -o postgres -g postgres "$root/postgres"
 as_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups)
 "${as_postgres[@]}" "$bin/initdb" -D "$root/postgres/data" -U postgres -A trust -E UTF8 --locale=C -N >/dev/null
@@ -132,7 +137,7 @@ TOML
 probes_loaded=1
 run agentwatch probes load
 echo "$ agentwatch record &"
-agentwatch record >"$root/recorder.out" 2>"$root/recorder.err" </dev/null &
+"$venv/agentwatch" record >"$root/recorder.out" 2>"$root/recorder.err" </dev/null &
 recorder_pid=$!
 recorder_ready() { grep -q ready "$root/recorder.out" || ! kill -0 $recorder_pid; }
 wait_for 60 recorder_ready && kill -0 $recorder_pid 2>/dev/null || fail "the recorder did not become ready"
@@ -143,7 +148,7 @@ user=agentwatch-demo-$$
 useradd --system --no-create-home --home-dir / --shell /bin/sh "$user"
 # The agent's own psycopg: the checkout may lie where that user cannot go.
 install -d "$root/agent/lib"
-packages=$(python -c 'import psycopg, pathlib; print(pathlib.Path(psycopg.__file__).parent.parent)')
+packages=$("$venv/python" -c 'import psycopg, pathlib; print(pathlib.Path(psycopg.__file__).parent.parent)')
 cp -r "$packages"/psycopg "$packages"/psycopg_binary* "$packages"/typing_extensions.py "$root/agent/lib/"
 cp "$here/backfill.py" "$here/attempts.sh" "$root/agent/"
 export PGUSER=backfill PGDATABASE=shop PGSOCKETDIR=$root/postgres
@@ -153,7 +158,7 @@ run agentwatch run --agent agent-backfill --user "$user" -- /usr/bin/python3 bac
 unset PYTHONPATH
 
 session_of() {
-	python -c 'import json, sys
+	python3 -c 'import json, sys
 rows = [json.loads(line) for line in sys.stdin]
 print(next((r["session"] for r in rows if r["ended"]), ""))'
 }

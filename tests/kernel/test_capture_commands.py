@@ -39,7 +39,7 @@ def test_two_thousand_processes_in_a_tight_loop_are_all_recorded(watch: Watch) -
 
 
 def test_arguments_of_a_hundred_kilobytes_are_complete(watch: Watch) -> None:
-    words = ["/bin/true", "", *(f"{n:06d} ä\n'\"\\ " * 8 for n in range(800)), ""]
+    words = ["/bin/true", "", *(f"{n:06d} ä\n'\"\\ " * 8 for n in range(900)), ""]
     assert sum(len(word.encode()) + 1 for word in words) > 100_000
     run = watch.run(*words)
     assert [row["argv"] for row in watch.commands(run.session) if row["argv"][0] == "/bin/true"] == [words]

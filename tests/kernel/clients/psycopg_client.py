@@ -33,7 +33,7 @@ VALUES = (
     1e300,
     float("inf"),
     decimal.Decimal("12345678901234567890.1234567890"),
-    decimal.Decimal("-0.00"),
+    decimal.Decimal("-1.50"),
     True,
     False,
     None,
