@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 from agentwatch.errors import SegmentDamaged
 from agentwatch.index import store
 from agentwatch.index.names import Names
-from agentwatch.index.rows import Batch, digest
 from agentwatch.log.reader import LogReader
 
 if TYPE_CHECKING:
@@ -33,10 +32,13 @@ POLL_S = 0.2
 class Indexer:
     """The one writer of an index. Holds the writer's lock from its making until ``close``."""
 
-    def __init__(self, config: Config) -> None:
-        """Open the index, making it or making it anew where need be. Raises BusyError, PrivilegeError, StoreError."""
+    def __init__(self, config: Config, reader: LogReader | None = None) -> None:
+        """Open the index, making it or making it anew where need be. Raises BusyError, PrivilegeError, StoreError.
+
+        ``reader``: one that the caller has of the same log; it remembers where records lie.
+        """
         self._config = config
-        self._reader = LogReader(config.log_dir)
+        self._reader = reader or LogReader(config.log_dir)
         self._lock = store.WriterLock(config)
         self._db: sqlite3.Connection | None = None
         try:
@@ -112,6 +114,8 @@ class Indexer:
         if not belongs(store.position(self._opened), self._reader):
             self._start_again()
         done = 0
+        if self._reader.end() <= self.next_seq:
+            return done
         # Damage is passed over: the batch sees the numbers jump, and keeps a gap of exactly that many records.
         records = self._reader.records(self.next_seq, on_damage=lambda _: None)
         while limit is None or done < limit:
@@ -125,6 +129,8 @@ class Indexer:
         return done
 
     def _index_batch(self, records: Iterator[tuple[int, bytes]], wanted: int) -> int:
+        from agentwatch.index.rows import Batch  # noqa: PLC0415 - brings the parser, which most queries never need
+
         db = self._opened
         read = 0
         db.execute("BEGIN IMMEDIATE")
@@ -150,6 +156,6 @@ def belongs(position: store.Position, reader: LogReader) -> bool:
     if reader.end() < position.next_seq:
         return False
     try:
-        return digest(reader.read(position.next_seq - 1)) == position.last_digest
+        return store.digest(reader.read(position.next_seq - 1)) == position.last_digest
     except SegmentDamaged:
         return True  # nothing tells otherwise; what is read from there will fail on its own

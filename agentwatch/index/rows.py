@@ -6,13 +6,12 @@ how the log was cut into batches. Kinds without a handler leave an ``event`` row
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from enum import IntFlag
 from typing import TYPE_CHECKING, ClassVar
 
 from agentwatch.errors import LogError
-from agentwatch.index import names
+from agentwatch.index import names, store
+from agentwatch.index.doubt import Doubt
 from agentwatch.index.fields import integer, realtime_of, text
 from agentwatch.index.names import Shape, shape_of
 from agentwatch.records.encoding import decode
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
 
 SQL_SYSTEMS = frozenset({"postgresql"})
 """The values of ``db.system.name`` whose text ``sql.tables`` understands."""
-
-
-class Doubt(IntFlag):
-    """What is not known of a statement, so that an answer without rows is not taken for a no."""
-
-    TABLES_UNKNOWN = 1
-    TABLES_PARTIAL = 2
-    DATABASE_UNKNOWN = 4
-    TEXT_UNKNOWN = 8
-    TEXT_CUT = 16
-    SESSION_UNKNOWN = 32
 
 
 class Batch:
@@ -89,7 +77,7 @@ class Batch:
         if self._last_payload is not None:
             db.execute(
                 "UPDATE position SET next_seq = ?, last_digest = ?, first_time = ?, last_time = ?, boot_id = ?",
-                (self._next_seq, digest(self._last_payload), self._first_time, self._last_time, self._boot_id),
+                (self._next_seq, store.digest(self._last_payload), self._first_time, self._last_time, self._boot_id),
             )
 
     def _add_hole(self, cause: str, seq: int, count: int, until: int | None) -> None:
@@ -293,11 +281,6 @@ def _used_name(sql: str | bytes) -> str | None:
     if (name := cursor_name(sql)) is not None:
         return f"cursor {name}"
     return None
-
-
-def digest(payload: bytes) -> bytes:
-    """Return the mark by which the index knows the last record it read."""
-    return hashlib.sha256(payload).digest()
 
 
 def _doubt(record: Record, shape: Shape, session: int | None, database: int | None) -> Doubt:

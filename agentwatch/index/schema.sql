@@ -80,7 +80,7 @@ CREATE TABLE statement (
     connection INTEGER,
     database INTEGER,
     shape INTEGER NOT NULL,
-    doubt INTEGER NOT NULL -- bits of index.rows.Doubt
+    doubt INTEGER NOT NULL -- bits of index.doubt.Doubt
 );
 CREATE INDEX statement_time ON statement (time);
 CREATE INDEX statement_doubt ON statement (time) WHERE doubt <> 0;

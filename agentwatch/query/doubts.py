@@ -11,7 +11,7 @@ import json
 import operator
 from typing import TYPE_CHECKING
 
-from agentwatch.index.rows import Doubt
+from agentwatch.index.doubt import Doubt
 from agentwatch.query.filters import Filter, Query, Where, access_condition, relation_condition, select
 from agentwatch.query.times import local
 

@@ -28,6 +28,10 @@ _STATEMENT_FIELDS = (
 )
 
 
+_AS_IT_IS = frozenset({str, int, bool, type(None)})
+"""Types that JSON holds as they are: nearly every value."""
+
+
 def statement(seq: int, record: Record, shape: Shape) -> Row:
     """Return a statement with what the index derived from it. ``tables`` is null where they could not be told."""
     row = {
@@ -79,6 +83,8 @@ def tables(found: tuple[TableRef, ...]) -> list[Row]:
 
 def plain(value: object) -> Any:
     """Return a value as JSON can hold it."""
+    if type(value) in _AS_IT_IS:
+        return value
     if isinstance(value, bytes | bytearray):
         return {"base64": b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
@@ -87,7 +93,7 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {as_text(key) if isinstance(key, bytes) else str(key): plain(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return value if isinstance(value, float) else str(value)
 
 
 def as_text(value: object) -> str | None:
@@ -107,7 +113,7 @@ def _time(record: Record) -> str | None:
 
 
 def _plain_fields(record: Record, *keys: str) -> Row:
-    return {key: _plain_field(record.get(key)) for key in keys}
+    return {key: value if type(value := record.get(key)) in _AS_IT_IS else _plain_field(value) for key in keys}
 
 
 def _plain_field(value: object) -> Any:

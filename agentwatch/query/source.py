@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 FOLLOWER_PATIENCE_S = 2.0
 """How long a query waits for another process that is indexing to reach the end of the log."""
 FOLLOWER_POLL_S = 0.02
-SKIP_RECORDS = 32
-"""Records not asked for that are read over rather than sought past."""
+BEGIN_RUN_RECORDS = 32
+"""Two records that lie so near are read in one run, which fetches whole blocks; others are sought."""
+KEEP_RUN_RECORDS = 256
+"""A run reads over so many records that were not asked for: about what its next block holds anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ class Source:
     def fetch(self, seqs: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         """Read stored records by their numbers, which ascend."""
         run: Iterator[tuple[int, bytes]] | None = None
-        last = -1 - SKIP_RECORDS
+        last = -1 - KEEP_RUN_RECORDS
         for seq in seqs:
-            if seq - last > SKIP_RECORDS:
+            if seq - last > (BEGIN_RUN_RECORDS if run is None else KEEP_RUN_RECORDS):
                 run = None
                 yield seq, self.reader.read(seq)
             else:
@@ -90,7 +92,7 @@ def open_source(config: Config, progress: Callable[[int, int], None] | None = No
     """
     reader = LogReader(config.log_dir)
     end = reader.end()
-    problem = _catch_up(config, end, progress)
+    problem = _catch_up(config, reader, end, progress)
     with store.describing(store.path_of(config)):
         db = store.open_reader(config)
         try:
@@ -106,9 +108,9 @@ def open_source(config: Config, progress: Callable[[int, int], None] | None = No
             db.close()
 
 
-def _catch_up(config: Config, end: int, progress: Callable[[int, int], None] | None) -> str | None:
+def _catch_up(config: Config, reader: LogReader, end: int, progress: Callable[[int, int], None] | None) -> str | None:
     try:
-        with Indexer(config) as indexer:
+        with Indexer(config, reader) as indexer:
             indexer.catch_up(progress=None if progress is None else lambda seq: progress(seq, end))
     except BusyError:
         _wait_for_other(config, end)
