@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentwatch import __version__, locks, state
-from agentwatch.errors import BusyError, ConfigError, PrivilegeError
+from agentwatch.errors import BusyError, ConfigError, PrivilegeError, StoreError
 from agentwatch.kernel import abi, counters, pins
 from agentwatch.kernel.ring import Ring
 from agentwatch.log.reader import LogReader
@@ -53,7 +53,7 @@ SAVE_COST = 20
 HEARTBEAT_NS = 60_000_000_000
 SHORTEST_WAIT, LONGEST_WAIT = 0.005, 0.04
 """Seconds between looks at an idle ring; the kernel wakes the reader when an eighth of the ring was written."""
-CRITICAL_KINDS = frozenset({"session_start", "session_end", "gap", "observer_start", "observer_stop"})
+CRITICAL_KINDS = frozenset({"session_start", "session_end", "gap", "fault", "observer_start", "observer_stop"})
 
 
 class Recorder:
@@ -76,6 +76,8 @@ class Recorder:
         self._lost: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._skip_position, self._skip_count = -1, 0
         self._saved_position = -1
+        self._fault: str | None = None
+        """Why the log could not be written at the last try."""
         self._saved_at = self._save_cost = self._ticked_at = self._beat_at = 0
         self._observer = self._resume()
 
@@ -106,6 +108,8 @@ class Recorder:
         if self._writer.torn_bytes:
             detail = f"{self._writer.torn_bytes} bytes of an unfinished write were cut off the log and kept beside it"
             self._append(self._gap(observer, "torn-tail", detail, length=self._writer.torn_bytes))
+        for damage in self._writer.damage:
+            self._append(self._gap(observer, "log-damaged", str(damage)))
         path = self.config.path
         content = path.read_bytes() if path is not None else b""
         fields = {
@@ -129,7 +133,7 @@ class Recorder:
 
     def run(self, should_stop: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Record until ``should_stop``; then read what the ring still has, and say goodbye in the log."""
-        self._writer.commit()
+        self._writer.commit()  # a log that cannot be written at the start is an error, not something to wait out
         self._save(time.monotonic_ns())
         on_ready()
         wait = SHORTEST_WAIT
@@ -169,13 +173,33 @@ class Recorder:
             for record in records:
                 self._append(record)
         now = time.monotonic_ns()
-        self._writer.commit_if_due(now)
+        committed = self._commit(now)
         if now - self._ticked_at >= TICK_NS:
             self._tick()
-        if self._save_is_due(now):
-            self._writer.commit()
+        if committed and self._save_is_due(now) and self._commit(now, everything=True):
             self._save(now)
         return bool(batch.events)
+
+    def _commit(self, now: int, *, everything: bool = False) -> bool:
+        """Commit what is due, or everything.
+
+        A disk that refuses (full, EIO) is waited for: the records stay in memory, and their events in the ring.
+        """
+        try:
+            if everything:
+                self._writer.commit()
+            else:
+                self._writer.commit_if_due(now)
+        except StoreError as e:
+            if self._fault != str(e):
+                log.error("%s", e)  # noqa: TRY400 -- said once; a traceback tells an operator nothing
+            self._fault = str(e)
+            return False
+        self._fault = None
+        while self._writer.faults:
+            fault = self._writer.faults.popleft()
+            self._append(self._observer.envelope("fault") | fault._asdict() | {"path": str(fault.path)})
+        return True
 
     def _not_logged(self, position: int, records: list[Record]) -> list[Record]:
         """Return those of an event's records that the log does not have yet."""
@@ -263,6 +287,7 @@ class Recorder:
             "flows": len(self._observer.flows),
             "backlog_bytes": self._ring.backlog,
             "probe_mode": self._loaded.probe_mode,
+            "fault": self._fault,
         }
         temporary = self.config.run_dir / f"{STATUS_FILE}.tmp"
         temporary.write_text(json.dumps(content), encoding="utf-8")

@@ -53,6 +53,7 @@ def _status(config: Config) -> dict[str, object]:
         "indexed": _indexed(config),
         "backlog_bytes": last.get("backlog_bytes", 0) if running else None,
         "pid": last.get("pid") if running else None,
+        "fault": last.get("fault"),
         "watch": str(config.watch_path),
         "log_dir": str(config.log_dir),
     }

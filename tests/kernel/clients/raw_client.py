@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,7 +82,9 @@ def peeked(s: socket.socket) -> bytes:
     return s.recv(4096)
 
 
-WAYS = {
+Send = Callable[[socket.socket, bytes], object]
+Receive = Callable[[socket.socket], bytes]
+WAYS: dict[str, tuple[Send, Receive]] = {
     "write": (lambda s, d: os.write(s.fileno(), d), lambda s: os.read(s.fileno(), 4096)),
     "writev": (lambda s, d: os.writev(s.fileno(), pieces(d, 100)), readv),
     "sendto": (lambda s, d: s.send(d), lambda s: s.recv(4096)),
@@ -102,12 +105,12 @@ def main() -> None:
         text = f"SELECT {number} AS \"{way} {'x' * 40}\", '{'y' * (number * 3000)}'".encode()
         wait_ready(s, receive)
         send(s, b"Q" + struct.pack(">I", len(text) + 5) + text + b"\0")
-        print(text.decode())
+        sys.stdout.write(text.decode() + "\n")
     wait_ready(s, receive)
     send(s, b"X\0\0\0\4")
 
 
-def wait_ready(s: socket.socket, receive) -> None:  # noqa: ANN001 -- one of WAYS
+def wait_ready(s: socket.socket, receive: Receive) -> None:
     data = b""
     while not data.endswith((b"Z\0\0\0\5I",)):
         more = receive(s)
