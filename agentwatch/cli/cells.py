@@ -69,13 +69,17 @@ def argv(row: Row) -> str:
 
 def tables(row: Row) -> str:
     """Return the tables with how they were touched: ``orders(rw)``."""
-    touched = row.get("tables")
-    if touched is None:
+    if row.get("tables") is None:
         return "?"
-    accesses: dict[str, set[str]] = {}
-    for table in touched:
-        name = f"{table['schema']}.{table['name']}" if table["schema"] else table["name"]
-        accesses.setdefault(name, set()).add(table["access"][0])
-    named = [f"{name}({''.join(sorted(found))})" for name, found in accesses.items()]
+    named = table_names(row)
     more = f" and {len(named) - MAX_TABLES} more" if len(named) > MAX_TABLES else ""
     return " ".join(named[:MAX_TABLES]) + more
+
+
+def table_names(row: Row) -> list[str]:
+    """Return each table once, with how it was touched."""
+    accesses: dict[str, set[str]] = {}
+    for table in row["tables"] or ():
+        name = f"{table['schema']}.{table['name']}" if table["schema"] else table["name"]
+        accesses.setdefault(name, set()).add(table["access"][0])
+    return [f"{name}({''.join(sorted(found))})" for name, found in accesses.items()]

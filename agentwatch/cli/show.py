@@ -56,7 +56,7 @@ def _print(row: dict[str, Any]) -> None:
         click.echo(f"{styled(f'{name:<11}', 'bright_black')} {printable(value)}")
     _section("Processes", [_process(program) for program in row["processes"]])
     _section("Connections", [_connection(connection) for connection in row["connected"]])
-    _section("Tables", [cells.tables({"tables": [table]}) for table in row["tables"]])
+    _section("Tables", cells.table_names(row))
     _section("Moved and passed on", [narrate.headline(event) for event in row["moved"]])
     opaque = [c for c in row["connected"] if c["opaque"]]
     _section(

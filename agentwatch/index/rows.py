@@ -103,7 +103,8 @@ class Batch:
             handler(self, seq, time, session, record)
         if self._first_time is None:
             self._first_time = time
-        self._last_time = time
+        if kind != "gap" or record.get("cause") not in _FOUND_AT_START:
+            self._last_time = time
 
     def _begin_boot(self, seq: int, boot_id: str) -> None:
         # What ran before the host went down has ended, at the latest with the last record of that time.
@@ -262,6 +263,9 @@ class Batch:
         "observer_start": _observer_start,
     }
 
+
+_FOUND_AT_START = frozenset({"torn-tail", "log-damaged"})
+"""Gaps that a recorder declares before its ``observer_start``: they are no sign that one was there until then."""
 
 _NAMES_WORK = frozenset({"PREPARE", "EXECUTE", "DECLARE", "FETCH", "MOVE"})
 """Operations by which a connection gives work a name, or does work by its name."""

@@ -327,6 +327,16 @@ def test_time_without_a_recorder_is_a_gap(config: Config, log: LogBuilder) -> No
     assert rows(config, "SELECT since, time, cause FROM gap") == [(T0 + 2 * MS, T0 + 1003 * MS, "no-recorder")]
 
 
+def test_time_without_a_recorder_begins_before_what_the_next_one_found(config: Config, log: LogBuilder) -> None:
+    log.observer_start()
+    log.now_ns += 1000 * MS
+    log.gap(own=False, cause="torn-tail", since=None)
+    log.observer_start()
+    log.write()
+    index(config)
+    assert rows(config, "SELECT since, time FROM gap WHERE cause = 'no-recorder'") == [(T0 + MS, T0 + 1003 * MS)]
+
+
 def test_gap_reaches_back_to_where_it_began(config: Config, log: LogBuilder) -> None:
     log.start()
     log.now_ns += 100 * MS
