@@ -37,6 +37,7 @@ class PostgresDecoder:
         self._packet: bytearray | None = None if joined else bytearray()
         self._asked: list[int] = []
         self._exact = not joined
+        self._heard = False  # the server has spoken since the client did; only looked at where not exact
         self._over = False
 
     def feed(self, direction: Direction, data: bytes, at: Instant) -> list[Message]:
@@ -47,6 +48,9 @@ class PostgresDecoder:
         if direction:
             if self._asked:
                 data = self._encryption_answer(data, at, out)
+            if not self._exact:
+                self._heard = self._heard or bool(data)
+                self._pairing.heard()
             frames = self._server.feed(data)
             if frames:
                 self._pairing.answer(frames, at, out)
@@ -57,8 +61,10 @@ class PostgresDecoder:
             data = self._startup(data, at, out)
             if not data:
                 return out
-        if not self._pairing.paired:
-            self._turn()
+        if self._heard:
+            self._heard = False
+            if not self._pairing.paired:
+                self._turn()
         frames = self._client.feed(data)
         if frames:
             self._pairing.ask(frames, at, out)
@@ -76,6 +82,7 @@ class PostgresDecoder:
             self._packet = None
             self._client.lose()
         if direction == Direction.OUT:
+            self._heard = False
             frames = self._client.gap(length)
             if frames is None:
                 self._pairing.lose(out, requests_missed=True)

@@ -99,7 +99,8 @@ _BACKEND = _Kinds(
     ]
 )
 _KINDS = (_FRONTEND, _BACKEND)
-_KEEPS_MEANING_WHEN_CUT = frozenset(b"QPB")
+_NAMES = {ord("Q"): 0, ord("P"): 1, ord("B"): 2}
+"""Messages that keep their meaning when they are cut behind so many names."""
 
 
 class Reading(Enum):
@@ -203,7 +204,11 @@ class Frames:
             self._skip -= length
             return []
         missing = self._need - len(self._buffer)
-        if self._need and length <= missing and self._buffer[0] in _KEEPS_MEANING_WHEN_CUT:
+        if (
+            self._need
+            and length <= missing
+            and self._buffer.count(0, HEADER_BYTES) >= _NAMES.get(self._buffer[0], _NEVER)
+        ):
             body = LongBody(self._buffer[0], self._need - HEADER_BYTES)
             body.add(bytes(self._buffer[HEADER_BYTES:]))
             return self._cut(body, missing - length)
@@ -242,6 +247,7 @@ class Frames:
             kind, length = _header(data, pos)
             if not low[kind] <= length <= high[kind]:
                 self.lose()
+                self.tail = data[pos + HEADER_BYTES :][-READY_BYTES:]
                 frames.append((BROKEN, b"", base + pos))
                 return frames
             end = pos + 1 + length

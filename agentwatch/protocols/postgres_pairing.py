@@ -31,6 +31,8 @@ MAX_PENDING_BYTES = 64 * 1024 * 1024
 """Bytes of texts and parameters that wait for an answer; as above."""
 MAX_RESULTS = 20_000
 """Answers remembered of one Query; a Query with more statements is kept as one anyway."""
+TRUSTED_TURNS = 8
+"""After ``repair`` a client that goes on before the server was ready refutes what was assumed, for so many turns."""
 UNBOUNDED = 1 << 60
 """An unknown number of answers is outstanding."""
 
@@ -80,6 +82,7 @@ class Pairing:
         self._copy_ends = 0
         self._pending_bytes = 0
         self._points_since_answer = 0
+        self._trusted_turns = TRUSTED_TURNS
 
     def started(self, at: Instant, offset: int) -> None:
         """Wait for the ReadyForQuery that ends the startup."""
@@ -106,15 +109,20 @@ class Pairing:
             if not self.paired:
                 self._unpaired(entry, out)
                 continue
-            if kind == _COPY_DONE:
+            if entry[0] == _COPY_DONE:
                 if queue:
                     queue.append(entry)
                     self._copy_ends += 1
                 continue
             if kind == _SYNC:
                 self.outstanding += 1
-            elif self.outstanding:
-                self.pipelines = self.pipelines or self._copy is None
+            elif self.outstanding and self._copy is None:
+                self.pipelines = True
+                if self._trusted_turns < TRUSTED_TURNS:
+                    self.lose(out)
+                    self.outstanding = UNBOUNDED
+                    self._unpaired(entry, out)
+                    continue
             if kind in (_QUERY, _FUNCTION):
                 self.outstanding += 1
             queue.append(entry)
@@ -184,7 +192,6 @@ class Pairing:
                     self._setting(body)
                 continue
             self.quiet = kind == _READY
-            self._points_since_answer = 0
             if not self.paired:
                 if kind == _READY and self.outstanding < UNBOUNDED:
                     self.outstanding = max(0, self.outstanding - 1)
@@ -300,9 +307,11 @@ class Pairing:
         portal.finished = True
         offset, sent_at = head[1], head[2]
         if portal.suspended:
-            result = result._replace(rows=result.rows + portal.rows)
             offset, sent_at, portal.suspended = portal.offset, portal.at, False
-        self._hold(self._execution(portal, Outcome.OK, result, None, sent_at, at, offset), out)
+        made = self._execution(portal, Outcome.OK, result, None, sent_at, at, offset)
+        if portal.rows:
+            made = made._replace(rows=portal.rows + result.rows)  # the tag counts the last part alone
+        self._hold(made, out)
         return True
 
     def _copy_in_done(self) -> int | None:
@@ -366,6 +375,7 @@ class Pairing:
         else:
             return False
         self.outstanding -= 1
+        self._trusted_turns += 1
         self._status = status
         if status == "I" and self._names.portals:
             self._end_portals(out)
@@ -546,12 +556,14 @@ class Pairing:
 
     def _maybe_answered(self) -> None:
         """Pass the doubt on: the ReadyForQuery was that of this Sync, or of the next."""
-        if self._queue and self._queue[0][0] == _COPY_DONE:
-            self._drop_copy_ends()
-        if self._queue and self._queue[0][0] == _SYNC:
-            self._queue[0] = (_MAYBE, *self._queue[0][1:])
+        queue = self._queue
+        following = next((i for i, entry in enumerate(queue) if entry[0] not in (_MAYBE, _COPY_DONE)), None)
+        if following is None:
+            return
+        if queue[following][0] == _SYNC:
+            queue[following] = (_MAYBE, *queue[following][1:])
             self._maybes += 1
-        elif self._queue and self._queue[0][0] != _MAYBE:
+        elif queue[0][0] != _MAYBE:
             self._maybe_skipped = True
 
     def _settle_maybes(self, kind: int, out: list[Message]) -> None:
@@ -632,6 +644,10 @@ class Pairing:
             self.outstanding += 1
             self._points_since_answer += 1
             self.pipelines = self.pipelines or self._points_since_answer > 1
+        self._unknown(entry, out)
+
+    def _unknown(self, entry: _Entry, out: list[Message]) -> None:
+        kind = entry[0]
         if kind == _QUERY:
             out.extend(self.make.query(entry[3], entry[1], entry[2], [], None, None, Outcome.UNKNOWN))
             self._names.forget(b"")
@@ -658,6 +674,10 @@ class Pairing:
             self._end_portals(out)
             self._names.mark_stale()
 
+    def heard(self) -> None:
+        """Note that the server said something."""
+        self._points_since_answer = 0
+
     def repair(self) -> bool:
         """Begin to pair again, where the server is ready and the client begins; tell whether that is proved.
 
@@ -666,6 +686,7 @@ class Pairing:
         """
         if not self.quiet or (self.pipelines and self.outstanding):
             return False
+        self._trusted_turns = 0 if self.outstanding else TRUSTED_TURNS
         self.paired = True
         self.outstanding = 0
         return True
@@ -687,7 +708,7 @@ class Pairing:
             elif self.terminated:
                 self._discard(entry, out)
             else:
-                self._unpaired(entry, out)
+                self._unknown(entry, out)
             first = False
         self._hold(None, out)
         self.paired = paired

@@ -2,8 +2,8 @@
 
 Out, for each parameter: None for NULL; an int or float where the type is known to be one and nothing is lost; text as the
 server's output function writes it (DateStyle ISO, timestamptz in UTC); bytes for a binary value of a type that is not
-known here, or one that is not what its type says. A parameter in text format is the client's own text, which the
-server may print in another spelling. Always: never raises on any bytes.
+known here, or one that is not what its type says. A value in text format is the client's own text, in the
+server's spelling where that is known (postgres_spelling). Always: never raises on any bytes.
 
 Specification: the protocol's Bind message, and the typsend functions in src/backend/utils/adt. The decoding is our own and not
 psycopg's: its loaders give Python values, from which the server's spelling would have to be made again.
@@ -11,9 +11,11 @@ psycopg's: its loaders give Python values, from which the server's spelling woul
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING
 
+from agentwatch.protocols.postgres_spelling import spelled
 from agentwatch.protocols.postgres_types import BINARY, FLOAT_OIDS, INTEGER_OIDS, BadValue
 
 if TYPE_CHECKING:
@@ -80,16 +82,19 @@ def from_text(raw: bytes, oid: int) -> Param:
         text = raw.decode()
     except UnicodeDecodeError:
         return raw
+    if not oid:
+        return text
     try:
         if oid in INTEGER_OIDS:
             integer = int(text)
             return integer if str(integer) == text else text
         if oid in FLOAT_OIDS:
             number = float(text)
-            return number if repr(number) == text else text
+            if repr(number) == text and math.isfinite(number):
+                return number
     except ValueError:
         pass
-    return text
+    return spelled(text, oid)
 
 
 def from_binary(raw: bytes, oid: int) -> Param:

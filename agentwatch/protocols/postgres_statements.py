@@ -6,7 +6,8 @@ cut as pg_stat_statements cuts them, with these attributes: ``postgresql.query_i
 next: ``;``, white space, comments) and on the first ``postgresql.query_prefix`` (white space before it, where there is some). So the
 Query, which is what the server's log shows, is ``prefix + text + separator + text + separator ...``.
 Where the server answered another number of statements than were found, the Query stays one Statement with its whole text and
-the outcome of the whole: what cannot be proved to belong to a part is not said of a part.
+the outcome of the whole: what cannot be proved to belong to a part is not said of a part. So it stays too when the server
+refused the text for a syntax error in a later statement: it then read no statement at all, and logs the whole.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class Maker:
         whole_done = error is None and rest is Outcome.OK
         if answered != len(pieces) if whole_done else answered + (error is not None) > len(pieces):
             return [self._whole(*whole, certain=True)]
-        failed_at = _failed_piece(text, pieces, answered, error)
+        if error is not None and not answered and _fails_later(text, pieces[0][1], error):
+            return [self._whole(*whole, certain=True)]
         statements: list[Statement] = []
         for index, (start, end) in enumerate(pieces):
             result = results[index] if index < answered else None
@@ -152,7 +154,7 @@ class Maker:
             part = text[start:end]
             if result is not None:
                 made = self.statement(part, None, Outcome.OK, result, None, sent_at, result.at, offset, attributes)
-            elif error is not None and index == failed_at:
+            elif error is not None and index == answered:
                 made = self.statement(part, None, Outcome.ERROR, None, error, sent_at, done_at, offset, attributes)
             else:
                 outcome = Outcome.DISCARDED if error else rest
@@ -186,12 +188,11 @@ class Maker:
         return self.statement(text, None, rest, None, None, sent_at, last, offset, attributes)
 
 
-def _failed_piece(text: bytes, pieces: list[tuple[int, int]], answered: int, error: Failure | None) -> int:
-    # A syntax error anywhere stops the Query before its first statement: its position says where it is.
-    if error is None or answered or error.code != _SYNTAX_ERROR or not error.position:
-        return answered
-    place = len(text.decode("utf-8", "replace")[: error.position - 1].encode())
-    return next((index for index, (_, end) in enumerate(pieces) if place <= end), len(pieces) - 1)
+def _fails_later(text: bytes, first_end: int, error: Failure) -> bool:
+    """Tell whether a syntax error lies behind the first statement: then the server saw no statement, only the text."""
+    return (
+        error.code == _SYNTAX_ERROR and len(text.decode("utf-8", "replace")[: error.position - 1].encode()) > first_end
+    )
 
 
 def _batch_attributes(text: bytes, pieces: list[tuple[int, int]], index: int) -> dict[str, str | int | bool]:

@@ -114,7 +114,8 @@ class LongBody:
     def text(self) -> Text:
         """The text; where bytes of it are missing its beginning, with the length that the message claims."""
         if self.damaged and not self._text_over:
-            return Cut(self._prefix, self._length + max(0, self.missing - (1 if self.kind == ord("Q") else 3)), None)
+            claimed = self._length + max(0, self.missing - (1 if self.kind == ord("Q") else 3))
+            return Cut(self._prefix, claimed, None) if claimed > len(self._prefix) else self._prefix
         over = self._length - len(self._prefix)
         kept = self._prefix + self._suffix[-min(KEEP_BYTES, over) :] if over else self._prefix
         if len(kept) == self._length:
