@@ -6,6 +6,7 @@ or nothing of it was understood. Never raises. Names are as written: whether the
 
 from __future__ import annotations
 
+import logging
 import re
 
 import sqlglot
@@ -16,6 +17,9 @@ from agentwatch.sql.model import Analysis, TableRef, conclude
 
 MAX_TOKENS = 20_000
 """sqlglot takes about 10 microseconds for each: 0.2 s."""
+
+# It warns on stderr of each statement that it keeps as an opaque command; the answer says so already.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 _TOKEN = re.compile(r"[\w$]+|[^\s\w]")
 _TARGETS = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.TruncateTable, exp.Into)
@@ -64,8 +68,7 @@ def _access(table: exp.Table) -> str:
     parent = child.parent
     if not isinstance(parent, _TARGETS):
         return "read"
-    own = parent.this is child or any(item is child for item in parent.args.get("expressions") or ())
-    return "write" if own else "read"
+    return "write" if parent.this is child or isinstance(parent, exp.Drop | exp.TruncateTable) else "read"
 
 
 def _operation(statement: exp.Expr) -> str:

@@ -64,28 +64,34 @@ _MAX_SMALL_INTEGER_DIGITS = 9
 
 
 class Folded(NamedTuple):
-    """A folded text. ``key``: for the cache, None to bypass it. ``whole``: no literal, name or comment is left open."""
+    """A folded text.
+
+    ``key``: for the cache, None to bypass it. ``whole``: the grammar may be asked, because no literal, name or comment
+    is left open and no operator is endless. ``sure``: how many characters stand before a literal that is left open.
+    """
 
     text: str
     key: str | None
     whole: bool
+    sure: int
 
 
 def fold(text: str) -> Folded:
     """Return the shape of a statement."""
-    folded, whole = _replace(text, literals=True)
+    folded, whole, sure = _replace(text, literals=True)
     if _NOT_FOLDED.search(folded):
         return strip(text)
-    if "(" in folded:
+    if whole and "(" in folded:
         folded = _LITERAL_ROWS.sub(_first_row, folded)
         folded = _EQUAL_ROWS.sub(r"\1\2", folded)
-    return Folded(folded, folded if len(folded) <= MAX_KEY_CHARACTERS else None, whole)
+        sure = len(folded)
+    return Folded(folded, folded if len(folded) <= MAX_KEY_CHARACTERS else None, whole, sure)
 
 
 def strip(text: str) -> Folded:
     """Return a text with comments emptied and white space narrowed, and every literal as it is."""
-    stripped, whole = _replace(text, literals=False)
-    return Folded(stripped, None, whole)
+    stripped, whole, sure = _replace(text, literals=False)
+    return Folded(stripped, None, whole, sure)
 
 
 def _first_row(match: re.Match[str]) -> str:
@@ -93,7 +99,7 @@ def _first_row(match: re.Match[str]) -> str:
     return name if name is not None else f"({match[2]})"
 
 
-def _replace(text: str, *, literals: bool) -> tuple[str, bool]:
+def _replace(text: str, *, literals: bool) -> tuple[str, bool, int]:
     parts: list[str] = []
     position, end = 0, len(text)
     while position < end:
@@ -106,17 +112,23 @@ def _replace(text: str, *, literals: bool) -> tuple[str, bool]:
         if kind == "comment":
             position = _comment_end(text, position)
             if position < 0:
-                return "".join(parts), False
+                return _left_open(parts, "")
             lexeme = "/**/"
         elif kind == "space":
             lexeme = _narrow(lexeme)
         elif kind in {"open", "operators"}:
-            parts.append(text[position - len(lexeme) :])
-            return "".join(parts), False
+            rest = text[position - len(lexeme) :]
+            return _left_open(parts, rest) if kind == "open" else ("".join([*parts, rest]), False, end)
         elif literals and kind in {"string", "number"}:
             lexeme = _placeholder(lexeme)
         parts.append(lexeme)
-    return "".join(parts), True
+    replaced = "".join(parts)
+    return replaced, True, len(replaced)
+
+
+def _left_open(parts: list[str], rest: str) -> tuple[str, bool, int]:
+    before = "".join(parts)
+    return before + rest, False, len(before)
 
 
 def _comment_end(text: str, position: int) -> int:

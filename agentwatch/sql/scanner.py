@@ -24,7 +24,7 @@ MAX_SUFFIX_CHARACTERS = 64 * 1024
 
 _TOKEN = re.compile(
     r"""
-      (?P<quoted>"(?:[^"]|"")*"|`[^`]*`|\[[A-Za-z_][^]\n]*\])
+      (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*"|`[^`]*`|\[[A-Za-z_][^]\n]*\])
     | (?P<word>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*)
     | (?P<other>'[^']*'|/\*\*/|\d[\w.]*|[^\sA-Za-z_\x80-\U0010ffff])
     """,
@@ -53,14 +53,24 @@ _FROM_FUNCTIONS = _words("EXTRACT SUBSTRING TRIM OVERLAY POSITION")
 _ENDS_LIST = _words(
     "WHERE GROUP ORDER HAVING LIMIT OFFSET UNION EXCEPT INTERSECT SET SELECT RETURNING WINDOW FETCH FOR VALUES"
 )
-_BEGINS_LIST = _words("FROM TABLE TRUNCATE LOCK VACUUM ANALYZE USING")
+_BEGINS_LIST = _words("FROM TABLE VIEW TRUNCATE LOCK VACUUM ANALYZE USING")
 # UPDATE after these is no command: FOR [NO KEY] UPDATE, DO UPDATE, ON UPDATE CASCADE, BEFORE INSERT OR UPDATE.
 _NO_UPDATE = _words("FOR DO KEY ON OR BEFORE AFTER THEN")
+# A name with parentheses after it is a function after these, and a table with its columns elsewhere.
+_BEFORE_FUNCTIONS = _words("FROM JOIN USING ,")
+_MANAGES = _words("CREATE ALTER DROP TRUNCATE GRANT REVOKE COMMENT REINDEX")
 _ALWAYS = {"JOIN": "read", "INTO": "write", "REFERENCES": "read"}
 # A word that announces tables only as the command itself.
-_AS_COMMAND = {"TRUNCATE": "write", "VACUUM": "write", "LOCK": "read", "ANALYZE": "read"}
-_MAX_COPY_COLUMNS = 400
-"""Tokens that are searched for the FROM or TO of a COPY."""
+_AS_COMMAND = {"TRUNCATE": "write", "VACUUM": "write", "CLUSTER": "write", "LOCK": "read", "ANALYZE": "read"}
+_BEFORE_BODIES = ("AS", "MATERIALIZED")
+_MAX_COLUMNS = 400
+"""Tokens of a list of columns that are passed over: up to the FROM or TO of a COPY, back to the name in a WITH."""
+_MAX_FILLERS = 8
+_MAX_SCOPES = 64
+"""WITHs that may define one name. These limits keep the scanner linear; beyond them a name may be listed wrongly."""
+
+
+_ESCAPE = re.compile(r"\\([0-9A-Fa-f]{4})")  # of U&"...", with the usual escape character
 
 
 class _Token(NamedTuple):
@@ -94,10 +104,13 @@ class _Scanner:
         self.refs: list[tuple[int, TableRef]] = []
         self.operation: str | None = None
         self.statements = 0
-        self.ctes: set[str] = set()
+        self.ctes: dict[str, list[tuple[int, int]]] = {}  # name: where it hides a table, from token to token
         self.command = ""
+        self.command_at = -1
+        self.object = ""  # what a CREATE, ALTER or DROP is about
         self.list_access: list[str] = [""]  # of each open parenthesis: the access of a list of tables it is in
         self.functions: list[str] = [""]  # of each open parenthesis: the word before it
+        self.bodies = 0  # of WITH, open here
 
     def run(self) -> None:
         index, end = 0, len(self.tokens) - 2
@@ -106,22 +119,49 @@ class _Scanner:
             index = self._step(index)
 
     def _collect_ctes(self) -> None:
-        # name AS [NOT] [MATERIALIZED] ( after WITH, RECURSIVE or a comma; a list of columns may stand before AS.
+        # name AS [NOT] [MATERIALIZED] ( after WITH, RECURSIVE or a comma; a list of columns may stand before AS. The
+        # name holds from the end of its body (with RECURSIVE from its beginning) to the end of the parentheses around.
+        closes, around = self._parentheses()
+        end = len(self.tokens)
+        recursive = False
         for index, token in enumerate(self.tokens):
+            if token.upper in ("WITH", "RECURSIVE"):
+                recursive = token.upper == "RECURSIVE"
             if token.upper == "AS" and index > 0:
                 after = index + 1
                 while self.tokens[after].upper in ("NOT", "MATERIALIZED"):
                     after += 1
                 before = self._before_columns(index - 1)
                 if self.tokens[after].text == "(" and self._begins_cte(before):
-                    self.ctes.add(self._name(self.tokens[before]))
+                    first = index if recursive else closes.get(after, end)
+                    last = closes.get(around[index], end)
+                    hidden = self.ctes.setdefault(self._name(self.tokens[before]), [])
+                    if len(hidden) < _MAX_SCOPES:
+                        hidden.append((first, last))
+
+    def _parentheses(self) -> tuple[dict[int, int], list[int]]:
+        # Where each one closes, and for each token the innermost one that is open there (-1: none).
+        closes: dict[int, int] = {}
+        around: list[int] = []
+        opened = [-1]
+        for index, token in enumerate(self.tokens):
+            if token.text == ")" and len(opened) > 1:
+                closes[opened.pop()] = index
+            around.append(opened[-1])
+            if token.text == "(":
+                opened.append(index)
+        return closes, around
+
+    def _is_cte(self, name: str, index: int) -> bool:
+        return any(first <= index <= last for first, last in self.ctes.get(name, ()))
 
     def _before_columns(self, index: int) -> int:
         if self.tokens[index].text != ")":
             return index
-        while index > 0 and self.tokens[index].text != "(" and self.tokens[index].text != ";":
-            index -= 1
-        return max(index - 1, 0)
+        for back in range(index, max(index - _MAX_COLUMNS, 0), -1):
+            if self.tokens[back].text == "(":
+                return back - 1
+        return index
 
     def _begins_cte(self, index: int) -> bool:
         before = self.tokens[index - 1] if index > 0 else None
@@ -131,15 +171,18 @@ class _Scanner:
         token = self.tokens[index]
         if token.text == "(":
             self.functions.append(self.tokens[index - 1].upper if index else "")
+            self.bodies += self.functions[-1] in _BEFORE_BODIES
             self.list_access.append("")
+            if index and self.tokens[index - 1].upper in ("FROM", "JOIN"):
+                return self._table(index + 1, "read", calls=True)  # FROM (a JOIN b)
         elif token.text == ")":
             if len(self.functions) > 1:
-                self.functions.pop()
+                self.bodies -= self.functions.pop() in _BEFORE_BODIES
                 self.list_access.pop()
         elif token.text == ";":
-            self.command, self.functions, self.list_access = "", [""], [""]
+            self.command, self.functions, self.list_access, self.bodies = "", [""], [""], 0
         elif token.text == "," and self.list_access[-1]:
-            return self._table(index + 1, self.list_access[-1])
+            return self._table(index + 1, self.list_access[-1], calls=True)
         elif token.upper:
             return self._word(index, token.upper)
         return index + 1
@@ -154,7 +197,7 @@ class _Scanner:
             return index + 1
         if word in _BEGINS_LIST:
             self.list_access[-1] = access
-        return self._table(index + 1, access)
+        return self._table(index + 1, access, calls=word in _BEFORE_FUNCTIONS)
 
     def _is_command(self, index: int, word: str) -> bool:
         if self.command:
@@ -162,19 +205,15 @@ class _Scanner:
         return index == 0 or word not in ("TABLE", "SET", "END")
 
     def _begin(self, index: int, word: str) -> None:
-        if len(self.functions) > 1 and self._in_with():
+        if self.bodies:
             return
-        self.command = word
+        self.command, self.command_at, self.object = word, index, ""
         self.statements += 1
+        if word in ("CREATE", "ALTER", "DROP"):
+            self.object = next((t.upper for t in self.tokens[index + 1 : index + 5] if t.upper in _OBJECTS), "")
+            word = f"{word} {self.object}".rstrip()
         if self.operation is None:
-            following = self.tokens[index + 1].upper
-            if word in ("CREATE", "ALTER", "DROP"):
-                following = next((t.upper for t in self.tokens[index + 1 : index + 5] if t.upper in _OBJECTS), "")
-                word = f"{word} {following}".rstrip()
             self.operation = {"VALUES": "SELECT", "TABLE": "SELECT", "REPLACE": "INSERT"}.get(word, word)
-
-    def _in_with(self) -> bool:
-        return any(word in ("AS", "MATERIALIZED") for word in self.functions)
 
     def _expects(self, index: int, word: str) -> str:
         # The access of the table that a word announces; "" when it announces none.
@@ -192,32 +231,44 @@ class _Scanner:
     def _using(self, _: int, __: str) -> str:
         return "read" if self.command in ("DELETE", "MERGE") else ""
 
-    def _table_word(self, index: int, before: str) -> str:
-        if before == "LOCK" or before in _AS_COMMAND:
+    def _table_word(self, _: int, before: str) -> str:
+        if before in _AS_COMMAND:
             return ""  # the word before took the name
-        return "read" if index == 0 or self.tokens[index - 1].text in ("(", ";") or before == "AS" else "write"
+        return "write" if self.command in _MANAGES and before != "AS" else "read"
+
+    def _view(self, _: int, __: str) -> str:
+        return "write" if self.command in _MANAGES else ""
 
     def _on(self, _: int, __: str) -> str:
-        return "write" if self.command in ("CREATE", "GRANT", "REVOKE") and self.functions == [""] else ""
+        announces = self.command in ("GRANT", "REVOKE") or self.object in ("INDEX", "TRIGGER", "POLICY")
+        return "write" if announces and self.functions == [""] else ""
+
+    def _partition(self, _: int, before: str) -> str:
+        return "write" if before in ("ATTACH", "DETACH") else ""
+
+    def _of(self, _: int, before: str) -> str:
+        return "write" if before == "PARTITION" else ""
 
     def _copy(self, index: int, _: str) -> str:
-        if self.tokens[index + 1].text == "(":
+        if self.tokens[index + 1].text == "(" or self.command_at != index:
             return ""
-        following = self.tokens[index + 1 : index + _MAX_COPY_COLUMNS]
+        following = self.tokens[index + 1 : index + _MAX_COLUMNS]
         direction = next((token.upper for token in following if token.upper in ("FROM", "TO")), "")
         return "write" if direction == "FROM" else "read"
 
     def _from(self, _: int, before: str) -> str:
         if self.functions[-1] in _FROM_FUNCTIONS or before == "DISTINCT":
             return ""
+        if before == "DELETE":
+            return "write"
         if self.command in ("COPY", "REVOKE", "FETCH", "MOVE", "SHOW"):
             return "read" if len(self.functions) > 1 else ""
-        return "write" if before == "DELETE" else "read"
+        return "read"
 
-    def _table(self, index: int, access: str) -> int:
+    def _table(self, index: int, access: str, *, calls: bool) -> int:
         # Take the name at ``index``, if one stands there, and return where reading goes on.
         start = index
-        while self.tokens[index].upper in _FILLERS:
+        while self.tokens[index].upper in _FILLERS and index - start < _MAX_FILLERS:
             index += 1
         parts: list[str] = []
         while self.tokens[index].kind in ("word", "quoted") and self.tokens[index].upper not in _NOT_NAMES:
@@ -228,8 +279,9 @@ class _Scanner:
             index += 1
         if not parts:
             return start
-        is_function = self.tokens[index].text == "(" and access == "read"
-        if not is_function and not (len(parts) == 1 and parts[0] in self.ctes and access == "read"):
+        is_function = calls and self.tokens[index].text == "("
+        hidden = access == "read" and len(parts) == 1 and self._is_cte(parts[0], index - 1)
+        if not is_function and not hidden:
             schema = parts[-2] if len(parts) > 1 else None
             catalog = parts[-3] if len(parts) > 2 else None  # noqa: PLR2004 -- catalog.schema.name
             self.refs.append((index, TableRef(parts[-1], schema, access, catalog)))
@@ -237,9 +289,10 @@ class _Scanner:
 
     def _name(self, token: _Token) -> str:
         if token.kind == "quoted":
-            quote = token.text[0]
-            inner = token.text[1:-1]
-            return cut_name(inner.replace('""', '"')) if quote == '"' else inner
+            text = token.text
+            if text[0] in "uU":
+                return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text[3:-1])
+            return cut_name(text[1:-1].replace('""', '"')) if text[0] == '"' else text[1:-1]
         return cut_name(fold_case(token.text)) if self.fold_names else token.text
 
 
@@ -250,4 +303,7 @@ _BY_WORD = {
     "TABLE": _Scanner._table_word,
     "ON": _Scanner._on,
     "COPY": _Scanner._copy,
+    "VIEW": _Scanner._view,
+    "PARTITION": _Scanner._partition,
+    "OF": _Scanner._of,
 }

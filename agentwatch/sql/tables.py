@@ -15,6 +15,7 @@ inside the database is not in the text. FOR UPDATE and LOCK only read. Temporary
 from __future__ import annotations
 
 import re
+import warnings
 from functools import lru_cache
 
 from agentwatch.sql import postgres
@@ -40,7 +41,8 @@ MAX_CACHED_TEXTS = 2048
 MAX_CACHED_TEXT_CHARACTERS = 1024
 """Verbatim texts: what is sent with bind parameters repeats exactly and then costs one look-up."""
 
-_NAMED = re.compile(r"(?i)(?:[\s;]|/\*|--)*(?:prepare|execute|declare|fetch|move)\b")
+_NAMES = re.compile(r"(?i)\b(?:prepare|execute|declare|fetch|move)\b")
+_NAMED = re.compile(rf"(?:[ \n;]|/\*\*/)*{_NAMES.pattern[4:]}", re.IGNORECASE)
 _POSTGRESQL = "postgresql"
 
 
@@ -117,7 +119,7 @@ def _analyse_postgresql(text: str) -> Analysis:
             answer = postgres.analyse(strip(text).text)
         if answer is not None:
             return answer
-    return scan(folded.text, "syntax")
+    return scan(folded.text[: folded.sure], "syntax")
 
 
 def _parse_folded(folded: Folded) -> Analysis | None:
@@ -138,7 +140,10 @@ def _parse_shape(shape: str) -> Analysis:
 
 
 def _analyse_other(text: str, dialect: str) -> Analysis:
-    from agentwatch.sql import dialects  # noqa: PLC0415 -- sqlglot takes 0.2 s to import and PostgreSQL never needs it
+    with warnings.catch_warnings():
+        # sqlglot's own import warns where its old Rust tokenizer is installed beside it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from agentwatch.sql import dialects  # noqa: PLC0415 -- sqlglot takes 0.2 s to import; PostgreSQL needs none
 
     answer = dialects.analyse(text, dialect)
     return scan(text, "syntax", fold_names=False) if answer is None else answer
@@ -157,8 +162,8 @@ def _weaken(answer: Analysis, reason: str) -> Analysis:
 
 def _named(text: str | bytes, kind: str) -> tuple[str, Analysis | None] | None:
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    if not _NAMED.match(decoded):
+    if not _NAMES.search(decoded):
         return None
     folded = fold(decoded)
-    found = postgres.named(folded.text) if folded.whole else None
+    found = postgres.named(folded.text) if folded.whole and _NAMED.match(folded.text) else None
     return None if found is None or found[0] != kind else (found[1], found[2])
