@@ -37,8 +37,8 @@ zone is given. --since is in the window, --until is not. In JSON, times are RFC 
 sort as text.
 
 --table takes a name as SQL does: case-folded unless quoted, with or without a schema. Without one it matches the name
-in every schema; with one, where the statement writes that schema. Statements that name the table without a schema
-are then counted on stderr.
+in every schema; with one, where the statement writes that schema, and for public also where it writes none.
+Statements without a schema are counted on stderr when another one is asked for.
 """
 
 

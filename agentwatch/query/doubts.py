@@ -12,7 +12,7 @@ import operator
 from typing import TYPE_CHECKING
 
 from agentwatch.index.doubt import Doubt
-from agentwatch.query.filters import Filter, Query, Where, access_condition, relation_condition, select
+from agentwatch.query.filters import DEFAULT_SCHEMA, Filter, Query, Where, access_condition, relation_condition, select
 from agentwatch.query.times import local
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _maybe(wanted: Filter, bits: list[Doubt]) -> Query:
 
 
 def _unqualified(db: sqlite3.Connection, wanted: Filter) -> list[str]:
-    if wanted.table is None or wanted.table.schema is None:
+    if wanted.table is None or wanted.table.schema in (None, DEFAULT_SCHEMA):
         return []
     where = Where()
     where.add("t.relation = (SELECT id FROM relation WHERE name = ? AND schema IS NULL)", wanted.table.name)

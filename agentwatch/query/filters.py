@@ -1,8 +1,9 @@
 """What a responder asks for, and the conditions that it becomes in the index.
 
 One ``Filter`` serves sessions, statements and commands. Times are half open: ``since`` belongs to the window, ``until``
-does not. A table without a schema matches that name in every schema; with one it matches only where the statement
-writes that schema: which schema an unqualified name meant is not in its text, so such uses are a doubt, not a match.
+does not. A table without a schema matches that name in every schema; with one it matches where the statement writes
+that schema. Which schema an unqualified name meant is not in its text: it is taken for ``public``, where PostgreSQL's
+default search path finds it, and is a doubt, not a match, when another schema is asked for.
 
 SQL is put together of the literals of this file; what the responder typed is only ever a value.
 """
@@ -20,6 +21,8 @@ _BY_ACCESS = {
 }
 
 ACCESSES = ("read", "write")
+DEFAULT_SCHEMA = "public"
+"""Where PostgreSQL looks for an unqualified name, unless search_path says otherwise."""
 
 
 class Table(NamedTuple):
@@ -179,7 +182,11 @@ def relation_condition(table: Table) -> Query:
     """Return the condition on ``t.relation`` that means a table."""
     if table.schema is None:
         return Query("t.relation IN (SELECT id FROM relation WHERE name = ?)", (table.name,))
-    return Query("t.relation IN (SELECT id FROM relation WHERE name = ? AND schema = ?)", (table.name, table.schema))
+    written = "schema = ? OR schema IS NULL" if table.schema == DEFAULT_SCHEMA else "schema = ?"
+    return Query(
+        f"t.relation IN (SELECT id FROM relation WHERE name = ? AND ({written}))",  # noqa: S608 - see the module's docstring
+        (table.name, table.schema),
+    )
 
 
 def access_condition(access: str) -> str:

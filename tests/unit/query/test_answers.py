@@ -82,7 +82,11 @@ def holds(record: Record, wanted: Filter) -> bool:
     tables = TEXTS[record["db.query.text"]] or set()
     if wanted.table is not None:
         schema, name = wanted.table
-        tables = {t for t in tables if t[0] == name and (schema is None or t[1] == schema)}
+        tables = {
+            t
+            for t in tables
+            if t[0] == name and (schema is None or t[1] == schema or (schema == "public" and t[1] is None))
+        }
     if wanted.access is not None:
         tables = {t for t in tables if t[2] == wanted.access}
     return (
@@ -311,7 +315,8 @@ def test_tables_that_could_not_be_told_are_null_and_none_are_an_empty_list(confi
         ({"database": "x"}, ["database is not known"]),
         ({"text": "zzz"}, ["text is not known", "kept only in part"]),
         ({"agent": "x"}, ["of no known session"]),
-        ({"table": Table("public", "orders")}, ["could not be told", "without a schema"]),
+        ({"table": Table("audit", "orders")}, ["could not be told", "without a schema"]),
+        ({"table": Table("public", "orders")}, ["could not be told"]),
     ],
 )
 def test_reasons_are_those_that_the_question_depends_on(
