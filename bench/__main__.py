@@ -24,7 +24,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m bench", description="Measure and write docs/performance.md.")
     arguments.add_argument("--seconds", type=int, default=10, help="of each pgbench run")
     arguments.add_argument("--pairs", type=int, default=5, help="of runs, outside and inside the watch")
-    arguments.add_argument("--transactions", type=int, default=5000, help="left in the ring for the recorder to drain")
+    arguments.add_argument("--transactions", type=int, default=20000, help="left in the ring for the recorder to drain")
     arguments.add_argument("--print", action="store_true", help="print the page and do not write it")
     options = arguments.parse_args()
     user = f"awbench-{uuid.uuid4().hex[:8]}"
@@ -45,7 +45,8 @@ def main() -> None:
         watch.stop()
         server.stop()
         subprocess.run(["/usr/sbin/userdel", user], check=True)
-    page = report.page(" ".join(["make bench", *sys.argv[1:]]), server.version, load, rows, drained)
+    arguments_given = f' BENCH_ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""
+    page = report.page(f"make bench{arguments_given}", server.version, load, rows, drained)
     if options.print:
         print(page)
     else:

@@ -27,8 +27,9 @@ Made by `{command}`; run it on your own machine, where the figures will be other
 
 pgbench with {clients} clients in the watch ("inside", every statement and its outcome in the log) and as the same user
 outside of it, runs interleaved. The ratio is the median over the pairs of runs, with the smallest and the largest.
+Resident memory holds the ring, which is mapped; private is what the recorder alone has.
 
-| load | transport | outside, tps | inside, tps | inside/outside | recorder CPU per statement | recorder RSS |
+| load | transport | outside, tps | inside, tps | inside/outside | recorder CPU per statement | recorder RSS (private) |
 |---|---|---|---|---|---|---|
 """
 
@@ -57,7 +58,7 @@ def page(command: str, postgresql: str, load_seconds: float, rows: Sequence[Row]
     lines += [
         f"| {row.load} | {row.transport} | {row.outside:,.0f} | {row.inside:,.0f} |"
         f" {statistics.median(row.ratios):.2f} ({min(row.ratios):.2f}-{max(row.ratios):.2f}) |"
-        f" {row.recorder_cpu_us:.0f} µs | {row.recorder_rss / 2**20:.0f} MiB |\n"
+        f" {row.recorder_cpu_us:.0f} µs | {row.recorder_rss / 2**20:.0f} ({row.recorder_private / 2**20:.0f}) MiB |\n"
         for row in rows
     ]
     lines.append(_rest(load_seconds, drained))
@@ -75,6 +76,6 @@ def _rest(load_seconds: float, drained: Drained) -> str:
 |---|---|
 | `agentwatch probes load`: compile, attach, pin | {load_seconds:.1f} s |
 | events that waited in the ring for a recorder | {drained.events:,} ({drained.lost:,} lost) |
-| the recorder's start until they were {drained.records:,} records in the log | {took:.1f} s, {rate:,.0f} records/s |
+| a recorder that is ready, until they were {drained.records:,} records in the log | {took:.1f} s, {rate:,.0f} records/s |
 | `agentwatch index` of those records | {drained.index_seconds:.1f} s, {index_rate:,.0f} records/s |
 """

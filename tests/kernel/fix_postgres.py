@@ -122,8 +122,8 @@ class PostgresServer:
     @property
     def version(self) -> str:
         """Return the server's version number."""
-        with self.connect() as connection:
-            return str(connection.info.parameter_status("server_version")).split()[0]
+        done = subprocess.run([self.bin / "postgres", "--version"], check=True, capture_output=True, text=True)
+        return done.stdout.split()[2]
 
     def host(self, transport: str) -> str:
         """Return the host for ``tcp`` or ``unix``."""
