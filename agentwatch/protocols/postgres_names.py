@@ -89,8 +89,10 @@ class Names:
         if old is not None:
             self._bytes -= old.size()
 
-    def statement(self, name: bytes) -> Prepared:
-        """Return what a name stands for; an unknown one has no text."""
+    def statement(self, name: bytes | None) -> Prepared:
+        """Return what a name stands for; an unknown one (None: one that could not be read) has no text."""
+        if name is None:
+            return Prepared(b"", None, ())
         return self.prepared.get(name) or Prepared(name, None, ())
 
     def bind(self, portal: Portal) -> list[Portal]:

@@ -1,34 +1,46 @@
 """Requests of a client paired with the answers of a server: frames of both directions in, statements out.
 
-A PostgreSQL server answers every message in order, so the requests wait in a queue and each answer belongs to its head. The
-exceptions, all of which the server's own code shows (src/backend/tcop/postgres.c, src/backend/commands/copyfromparse.c):
+A PostgreSQL server answers every message in order, so the requests wait in a queue and each answer belongs to its
+head. The exceptions, all of which the server's own code shows (src/backend/tcop/postgres.c):
 
-* after an error in the extended protocol everything up to the next Sync is skipped, also what arrives later;
-* a Sync or Flush that is read while the server copies in is never answered; where the copy fails it cannot be told whether
-  one was read before, so such a Sync *may* be answered (``_MAYBE``);
-* an error at Sync comes after CommandComplete: it is the commit of the implicit transaction, so the last statement of each
-  group is held back until its ReadyForQuery.
+* after an error in the extended protocol everything up to the next Sync is skipped (postgres_skip);
+* a Sync that is read while the server copies in is never answered (postgres_requests);
+* an error at Sync comes after CommandComplete: it is the commit of the implicit transaction, so the last statement of
+  each group is held back until its ReadyForQuery;
+* a portal that was suspended goes on with another Execute: it is one statement, given out when it ends.
 
-While ``paired`` is False (after a gap, or joined in the middle) requests become statements of unknown outcome at once and
-answers are not looked at. ``repair`` ends that, at a place where the decoder knows that nothing is under way.
+While ``paired`` is False (after a gap, or joined in the middle) requests become statements of unknown outcome at once
+and answers are not looked at. ``repair`` ends that, at a place where the decoder knows that nothing is under way.
 """
 
 from __future__ import annotations
 
-import struct
-from collections import deque
 from typing import Any
 
 from agentwatch.protocols.base import Instant, Message, Outcome, Request, Statement
-from agentwatch.protocols.postgres_names import Names, Portal, Prepared
-from agentwatch.protocols.postgres_params import bound, names
+from agentwatch.protocols.postgres_batch import Query, Stopped, statements
+from agentwatch.protocols.postgres_names import Names, Portal
+from agentwatch.protocols.postgres_requests import (
+    BIND,
+    CLOSE,
+    COPY_DATA,
+    COPY_END,
+    DESCRIBE,
+    EXECUTE,
+    FUNCTION,
+    MAYBE,
+    PARSE,
+    QUERY,
+    START,
+    SYNC,
+    Entry,
+    Waiting,
+    oids,
+)
+from agentwatch.protocols.postgres_skip import Skip
 from agentwatch.protocols.postgres_statements import Failure, Maker, Result, failure
-from agentwatch.protocols.postgres_text import LongBody, Text, bounded
+from agentwatch.protocols.postgres_text import LongBody
 
-MAX_PENDING = 200_000
-"""Messages that wait for an answer; a client that pipelines more loses the outcomes of all of them."""
-MAX_PENDING_BYTES = 64 * 1024 * 1024
-"""Bytes of texts and parameters that wait for an answer; as above."""
 MAX_RESULTS = 20_000
 """Answers remembered of one Query; a Query with more statements is kept as one anyway."""
 TRUSTED_TURNS = 8
@@ -36,18 +48,22 @@ TRUSTED_TURNS = 8
 UNBOUNDED = 1 << 60
 """An unknown number of answers is outstanding."""
 
-_QUERY, _PARSE, _BIND, _EXECUTE, _DESCRIBE, _CLOSE = b"QPBEDC"
-_SYNC, _FUNCTION, _COPY_DATA, _COPY_DONE, _COPY_FAIL = b"SFdcf"
-_START, _MAYBE = b"^~"  # no message types: the startup, and a Sync that may or may not be answered
 _ROW, _COMPLETE, _READY, _ERROR, _EMPTY, _SUSPENDED = b"DCZEIs"
 _PARSED, _BOUND, _CLOSED, _NO_DATA, _ROW_DESCRIPTION, _PARAMETERS = b"123nTt"
 _COPY_IN, _COPY_OUT, _COPY_BOTH, _FUNCTION_RESULT, _SETTING = b"GHWVS"
 _ASYNC = frozenset(b"ANSKRv")
 _COPIES = {_COPY_IN: "in", _COPY_OUT: "out", _COPY_BOTH: "both"}
 _STATUS = {ord(c): c for c in "ITE"}
-
-_Entry = tuple[int, int, Instant, Any, Any]
-"""A request that waits: message type, offset, sent at, and two values that depend on the type."""
+_OF_STATEMENT = ord("S")
+_COPY_GIVEN_UP = "57014"
+_POINTS = frozenset((SYNC, QUERY, FUNCTION))
+"""What the server answers with ReadyForQuery."""
+_SYNCS = frozenset((SYNC, MAYBE))
+_BY_ITSELF = frozenset((START, FUNCTION))
+"""What is answered, and is no statement."""
+_DESCRIPTIONS = frozenset((_ROW_DESCRIPTION, _NO_DATA))
+_RUNS = frozenset((QUERY, EXECUTE))
+_SETTINGS = {b"standard_conforming_strings\0on\0": True, b"standard_conforming_strings\0off\0": False}
 
 
 class Pairing:
@@ -63,125 +79,81 @@ class Pairing:
         self.pipelines = False
         """This client has been seen to go on before the server was ready."""
         self.terminated = False
+        """The server said that it ends the connection: what is sent now is never read."""
         self._names = Names()
-        self._queue: deque[_Entry] = deque()
+        self._waiting = Waiting()
+        self._skip: Skip | None = None
+        self._held: Statement | None = None
         self._status = ""
         self._rows = 0
         self._copy: str | None = None
         self._copied_out = 0
-        self._copied_in = 0
         self._results: list[Result] = []
         self._result_count = 0
-        self._error: tuple[Failure, Instant] | None = None
-        self._held: Statement | None = None
-        self._skipping = False
-        self._skip_names: Names | None = None
-        self._folded: Prepared | Portal | None = None
+        self._stopped: Stopped | None = None
         self._maybe_skipped = False
-        self._maybes = 0
-        self._copy_ends = 0
-        self._pending_bytes = 0
         self._points_since_answer = 0
         self._trusted_turns = TRUSTED_TURNS
 
     def started(self, at: Instant, offset: int) -> None:
         """Wait for the ReadyForQuery that ends the startup."""
-        self._queue.append((_START, offset, at, None, None))
+        self._waiting.queue.append((START, offset, at, None, None))
         self.outstanding += 1
 
     # Requests.
 
     def ask(self, frames: list[tuple[int, Any, int]], at: Instant, out: list[Message]) -> None:
         """Take messages of the client."""
-        queue = self._queue
+        waiting = self._waiting
         for kind, body, offset in frames:
-            if kind == _COPY_DATA:
-                self._copied_in += body
+            if kind == COPY_DATA:
+                waiting.copied += body
                 continue
-            entry = self._entry(kind, body, offset, at)
+            entry = waiting.entry(kind, body, offset, at)
             if entry is None:
                 continue
-            if kind == _FUNCTION:
+            if kind == FUNCTION:
                 out.append(Request("function_call", at, offset, {}))
-            if self._skipping:
-                self._skip_later(entry, out)
-                continue
-            if not self.paired:
+            if self._skip is not None:
+                self._skip_later(self._skip, entry, out)
+            elif not self.paired:
                 self._unpaired(entry, out)
-                continue
-            if entry[0] == _COPY_DONE:
-                if queue:
-                    queue.append(entry)
-                    self._copy_ends += 1
-                continue
-            if kind == _SYNC:
-                self.outstanding += 1
-            elif self.outstanding and self._copy is None:
-                self.pipelines = True
-                if self._trusted_turns < TRUSTED_TURNS:
-                    self.lose(out)
-                    self.outstanding = UNBOUNDED
-                    self._unpaired(entry, out)
-                    continue
-            if kind in (_QUERY, _FUNCTION):
-                self.outstanding += 1
-            queue.append(entry)
-            if len(queue) > MAX_PENDING or (self._pending_bytes > MAX_PENDING_BYTES and self._count_bytes()):
-                self.lose(out)
+            else:
+                self._wait(entry, out)
 
-    def _entry(self, kind: int, body: Any, offset: int, at: Instant) -> _Entry | None:
-        """Return a message as it waits in the queue; None for one that asks for nothing."""
-        if kind == _EXECUTE:
-            return kind, offset, at, body[: body.find(b"\0")], None
-        if kind == _SYNC or kind == _FUNCTION:
-            return kind, offset, at, None, None
-        if kind == _BIND:
-            head = body if type(body) is bytes else body.head
-            found = names(head)
-            portal, statement, pos = found or (b"", b"", 0)
-            self._pending_bytes += len(head)
-            readable = found is not None and head is body
-            return kind, offset, at, portal, (statement, body if readable else None, pos)
-        if kind == _QUERY:
-            return kind, offset, at, self._query_text(body), None
-        if kind == _DESCRIBE or kind == _CLOSE:
-            return kind, offset, at, body[0], body[1:].partition(b"\0")[0]
-        if kind == _PARSE:
-            prepared = _prepared(body)
-            self._pending_bytes += prepared.size()
-            return kind, offset, at, prepared.name, prepared
-        if kind == _COPY_DONE or kind == _COPY_FAIL:
-            copied, self._copied_in = self._copied_in, 0
-            return _COPY_DONE, offset, at, copied, kind == _COPY_FAIL
-        return None
+    def _wait(self, entry: Entry, out: list[Message]) -> None:
+        waiting, kind = self._waiting, entry[0]
+        if kind == COPY_END:
+            if waiting.queue:
+                waiting.queue.append(entry)
+                waiting.copy_ends += 1
+            return
+        if self.outstanding and kind != SYNC and self._copy is None:
+            self.pipelines = True
+            if self._trusted_turns < TRUSTED_TURNS:
+                self._lose_count(out)
+                self._unpaired(entry, out)
+                return
+        if kind in _POINTS:
+            self.outstanding += 1
+        waiting.queue.append(entry)
+        if waiting.full():
+            self.lose(out)
 
-    def _query_text(self, body: bytes | LongBody) -> Text:
-        if isinstance(body, LongBody):
-            text: Text = body.text
-            self._pending_bytes += 2 * len(body.head)
-            return text
-        self._pending_bytes += len(body)
-        end = body.find(b"\0")
-        return bounded(body[:end] if end >= 0 else body)
-
-    def _count_bytes(self) -> bool:
-        """Count again what waits, for answers have come since; tell whether it is too much."""
-        total = 0
-        for kind, _, _, first, second in self._queue:
-            if kind == _QUERY:
-                total += len(first.kept if not isinstance(first, bytes) else first)
-            elif kind == _PARSE:
-                total += second.size()
-            elif kind == _BIND and second[1] is not None:
-                total += len(second[1])
-        self._pending_bytes = total
-        return total > MAX_PENDING_BYTES
+    def _skip_later(self, skip: Skip, entry: Entry, out: list[Message]) -> None:
+        """Take a message that came while the server skips."""
+        if entry[0] == SYNC and not self.terminated:
+            self._skip = None
+            self.outstanding += 1
+            self._waiting.queue.append(entry)
+        else:
+            self._discard(skip, entry, out)
 
     # Answers.
 
     def answer(self, frames: list[tuple[int, Any, int]], at: Instant, out: list[Message]) -> None:
         """Take messages of the server. One that does not fit what was asked loses the pairing."""
-        queue = self._queue
+        queue = self._waiting.queue
         for kind, body, _ in frames:
             if kind == _ROW:
                 self._rows += body
@@ -189,165 +161,108 @@ class Pairing:
                 continue
             if kind in _ASYNC:
                 if kind == _SETTING:
-                    self._setting(body)
+                    self.make.standard_strings = _SETTINGS.get(body, self.make.standard_strings)
                 continue
             self.quiet = kind == _READY
             if not self.paired:
                 if kind == _READY and self.outstanding < UNBOUNDED:
                     self.outstanding = max(0, self.outstanding - 1)
                 continue
-            if self._maybes or self._maybe_skipped:
-                self._settle_maybes(kind, out)
-            if queue:
-                fits = self._take(kind, body, queue[0], at, out)
-            else:
-                fits = self._unasked(kind, body)
+            if self._waiting.maybes or self._maybe_skipped:
+                self._settle_doubt(kind, out)
+            fits = self._take(kind, body, queue[0], at, out) if queue else self._unasked(kind, body)
             if not fits:
-                self.lose(out)
-                self.outstanding = UNBOUNDED
+                self._lose_count(out)
                 self.quiet = kind == _READY
 
-    def _take(self, kind: int, body: Any, head: _Entry, at: Instant, out: list[Message]) -> bool:
+    def _take(  # noqa: PLR0911 - the common answers, decided in one place
+        self, kind: int, body: Any, head: Entry, at: Instant, out: list[Message]
+    ) -> bool:
         """Take one answer to the head of the queue; False when it cannot be one."""
+        asked = head[0]
         if kind == _COMPLETE:
-            return self._completed(head, body, at, out)
+            return asked in _RUNS and self._completed(head, body, at, out)
         if kind == _READY:
             return self._ready(head, body, out)
-        asked = head[0]
         if kind == _BOUND:
-            if asked != _BIND:
-                return False
-            self._queue.popleft()
-            self._rows = 0
-            self._bind(self._names, head, at, out)
-        elif kind == _ROW_DESCRIPTION or kind == _NO_DATA:
-            if asked == _DESCRIBE:
-                self._queue.popleft()
-            else:
-                return asked == _QUERY and kind == _ROW_DESCRIPTION
-        elif kind == _PARSED:
-            if asked != _PARSE:
-                return False
-            self._queue.popleft()
-            self._names.prepare(head[4])
-        elif kind == _ERROR:
-            self._failed(head, failure(_bytes(body)), at, out)
-        elif kind == _EMPTY:
-            return self._completed(head, None, at, out)
-        else:
-            return self._other(kind, body, head, at, out)
-        return True
-
-    def _unasked(self, kind: int, body: Any) -> bool:
-        """Take an answer while nothing waits: an error for the connection, or the end of a copy."""
+            if asked == BIND:
+                self._rows = 0
+                self._bind(self._waiting.queue.popleft(), at, out)
+            return asked == BIND
+        if kind in _DESCRIPTIONS:
+            if asked == DESCRIBE:
+                self._waiting.queue.popleft()
+            return asked == DESCRIBE or (asked == QUERY and kind == _ROW_DESCRIPTION)
         if kind == _ERROR:
-            self._fatal(failure(_bytes(body)))
+            self._failed(head, failure(_bytes(body)), at, out)
             return True
-        return self.terminated or kind == _COPY_DATA or kind == _COPY_DONE
+        return self._other(kind, body, head, at, out)
 
-    def _other(self, kind: int, body: Any, head: _Entry, at: Instant, out: list[Message]) -> bool:
+    def _other(self, kind: int, body: Any, head: Entry, at: Instant, out: list[Message]) -> bool:
         """Take one of the rarer answers."""
-        if kind == _COPY_DATA:
+        needed = _ANSWERS.get(kind)
+        if needed is not None and head[0] not in needed:
+            return False
+        if kind == _PARSED:
+            self._names.prepare(self._waiting.queue.popleft()[4])
+        elif kind == COPY_DATA:
             self._copied_out += body
         elif kind in _COPIES:
-            if head[0] not in (_QUERY, _EXECUTE):
-                return False
             self._copy = _COPIES[kind]
             self._copied_out = 0
         elif kind == _PARAMETERS:
-            if head[0] != _DESCRIBE:
-                return False
-            _parameter_types(self._names.statement(head[4]), body)
+            self._names.statement(head[4]).oids = oids(body)  # final; those of the Parse were requests
         elif kind == _SUSPENDED:
-            if head[0] != _EXECUTE:
-                return False
-            self._queue.popleft()
-            self._suspend(head, at)
+            self._suspend(self._waiting.queue.popleft(), at)
         elif kind == _CLOSED:
-            if head[0] != _CLOSE:
-                return False
-            self._queue.popleft()
-            self._close(head, out)
-        else:
-            return kind == _COPY_DONE or (kind == _FUNCTION_RESULT and head[0] == _FUNCTION)
+            self._close(self._waiting.queue.popleft(), out)
+        elif kind == _EMPTY:
+            return self._completed(head, None, at, out)
         return True
 
-    def _setting(self, body: Any) -> None:
-        if body == b"standard_conforming_strings\0off\0":
-            self.make.standard_strings = False
-        elif body == b"standard_conforming_strings\0on\0":
-            self.make.standard_strings = True
+    def _unasked(self, kind: int, body: Any) -> bool:
+        """Take an answer while nothing waits: an error for the connection, or the rest of a copy."""
+        if kind == _ERROR:
+            self._fatal(failure(_bytes(body)))
+            return True
+        return self.terminated or kind in (COPY_DATA, COPY_END)
 
     # Statements that ended.
 
-    def _completed(self, head: _Entry, tag: bytes | None, at: Instant, out: list[Message]) -> bool:
-        kind = head[0]
-        if kind != _QUERY and kind != _EXECUTE:
-            return False
-        copy, copied = self._copy, 0
-        if copy is not None:
+    def _completed(self, head: Entry, tag: bytes | None, at: Instant, out: list[Message]) -> bool:
+        copied = 0
+        if self._copy is not None:
             copied = self._copied_out
-            if copy != "out":
-                ended = self._copy_in_done()
-                if ended is None and copy == "in":
-                    return False
-                copied += ended or 0
-            self._copy = None
-        result = Result(tag, self._rows, at, copy, copied)
+            if self._copy != "out":
+                eaten, sent = self._waiting.end_copy()
+                self.outstanding -= eaten
+                if sent is None and self._copy == "in":
+                    return False  # a copy cannot be complete before the client ended it
+                copied += sent or 0
+        result = Result(tag, self._rows, at, self._copy, copied)
         self._rows = 0
-        if kind == _QUERY:
-            self._result_count += 1
-            if self._result_count <= MAX_RESULTS:
-                self._results.append(result)
+        self._copy = None
+        if head[0] == EXECUTE:
+            self._waiting.queue.popleft()
+            self._executed(head, result, out)
             return True
-        self._queue.popleft()
+        self._result_count += 1
+        if self._result_count <= MAX_RESULTS:
+            self._results.append(result)
+        return True
+
+    def _executed(self, head: Entry, result: Result, out: list[Message]) -> None:
         portal = self._names.portal(head[3])
         if portal.finished:
-            return True
+            return
         portal.finished = True
         offset, sent_at = head[1], head[2]
         if portal.suspended:
             offset, sent_at, portal.suspended = portal.offset, portal.at, False
-        made = self._execution(portal, Outcome.OK, result, None, sent_at, at, offset)
+        made = self.make.execution(portal, Outcome.OK, result, None, sent_at, result.at, offset)
         if portal.rows:
             made = made._replace(rows=portal.rows + result.rows)  # the tag counts the last part alone
         self._hold(made, out)
-        return True
-
-    def _copy_in_done(self) -> int | None:
-        """Remove the Syncs that the server read as part of the copied data; return the bytes that were copied."""
-        head = self._queue.popleft()
-        while self._queue and self._queue[0][0] in (_SYNC, _MAYBE):
-            self._maybes -= self._queue[0][0] == _MAYBE
-            self._queue.popleft()
-            self.outstanding -= 1
-        copied: int | None = None
-        if self._queue and self._queue[0][0] == _COPY_DONE:
-            copied = self._queue.popleft()[3]
-            self._copy_ends -= 1
-        self._queue.appendleft(head)
-        return copied
-
-    def _execution(  # noqa: PLR0913 - one argument for each thing that a record says
-        self,
-        portal: Portal,
-        outcome: Outcome,
-        result: Result | None,
-        error: Failure | None,
-        sent_at: Instant,
-        done_at: Instant | None,
-        offset: int,
-    ) -> Statement:
-        prepared = portal.prepared
-        attributes: dict[str, str | int | bool] = {}
-        if prepared.name:
-            attributes["postgresql.statement_name"] = prepared.name.decode("utf-8", "replace")
-        if portal.name:
-            attributes["postgresql.portal"] = portal.name.decode("utf-8", "replace")
-        if prepared.stale:
-            attributes["postgresql.statement_stale"] = True
-        params = None if portal.body is None else bound(portal.body, portal.pos, prepared.oids)
-        return self.make.statement(prepared.text, params, outcome, result, error, sent_at, done_at, offset, attributes)
 
     def _hold(self, statement: Statement | None, out: list[Message]) -> None:
         """Keep a statement back until the next one or its ReadyForQuery."""
@@ -355,74 +270,61 @@ class Pairing:
             out.append(self._held)
         self._held = statement
 
-    def _ready(self, head: _Entry, body: bytes, out: list[Message]) -> bool:
-        kind = head[0]
-        status = _STATUS.get(body[0], "")
-        if kind == _SYNC or kind == _MAYBE:
-            self._queue.popleft()
-            if kind == _MAYBE:
-                self._maybes -= 1
-                self._maybe_answered()
-        elif kind == _QUERY:
-            if not self._result_count and self._error is None:
+    def _ready(self, head: Entry, body: bytes, out: list[Message]) -> bool:
+        kind, queue = head[0], self._waiting.queue
+        if kind == QUERY:
+            if not self._result_count and self._stopped is None:
                 return False
-            self._queue.popleft()
+            queue.popleft()
             self._end_query(head, Outcome.OK, out)
-            if self._copy_ends:
-                self._drop_copy_ends()
-        elif kind == _START or kind == _FUNCTION:
-            self._queue.popleft()
+            if self._waiting.copy_ends:
+                self._waiting.drop_copy_ends()
+        elif kind == MAYBE:
+            queue.popleft()
+            self._waiting.maybes -= 1
+            self._maybe_skipped = self._waiting.pass_doubt_on()
+        elif kind == SYNC or kind in _BY_ITSELF:
+            queue.popleft()
         else:
             return False
         self.outstanding -= 1
         self._trusted_turns += 1
-        self._status = status
+        self._status = status = _STATUS.get(body[0], "")
         if status == "I" and self._names.portals:
             self._end_portals(out)
         if self._held is not None:
             self._held.attributes["postgresql.transaction_status"] = status
-            out.append(self._held)
-            self._held = None
+            self._hold(None, out)
         return True
 
-    def _drop_copy_ends(self) -> None:
-        while self._queue and self._queue[0][0] == _COPY_DONE:
-            self._queue.popleft()
-            self._copy_ends -= 1
-
-    def _end_query(self, head: _Entry, rest: Outcome, out: list[Message]) -> None:
+    def _end_query(self, head: Entry, rest: Outcome, out: list[Message]) -> None:
         """Give out the statements of a Query; the last of them is held."""
-        results, error = self._results, self._error
         _, offset, sent_at, text, _ = head
+        results, stopped = self._results, self._stopped
         # A simple Query ends the unnamed statement and the unnamed portal.
         self._names.forget(b"")
         if portal := self._names.portals.pop(b"", None):
             self._end_portal(portal, out)
-        if len(results) == 1 and error is None and rest is Outcome.OK:
-            only = results[0]
-            made = self.make.statement(text, None, Outcome.OK, only, None, sent_at, only.at, offset, {})
-            self._hold(made, out)
+        if len(results) == 1 and stopped is None and rest is Outcome.OK:
+            only = results[0]  # one answer: it was one statement, whatever the text looks like
+            self._hold(self.make.statement(text, None, rest, only, None, sent_at, only.at, offset, {}), out)
         else:
-            failed, done_at = error or (None, None)
-            for made in self.make.query(text, offset, sent_at, results, failed, done_at, rest):
+            for made in statements(self.make, Query(text, offset, sent_at), results, stopped, rest):
                 self._hold(made, out)
         self._results = []
-        self._result_count = 0
-        self._error = None
-        self._rows = 0
-        self._copy = None
+        self._result_count = self._rows = 0
+        self._stopped = self._copy = None
 
     # Portals.
 
-    def _bind(self, names_: Names, entry: _Entry, at: Instant, out: list[Message]) -> Portal:
+    def _bind(self, entry: Entry, at: Instant, out: list[Message]) -> None:
         statement, body, pos = entry[4]
-        portal = Portal(entry[3], names_.statement(statement), body, pos)
+        portal = Portal(entry[3], self._names.statement(statement), body, pos)
         portal.done_at = at
-        for old in names_.bind(portal):
+        for old in self._names.bind(portal):
             self._end_portal(old, out)
-        return portal
 
-    def _suspend(self, head: _Entry, at: Instant) -> None:
+    def _suspend(self, head: Entry, at: Instant) -> None:
         portal = self._names.portal(head[3])
         if not portal.suspended:
             portal.suspended = True
@@ -432,8 +334,8 @@ class Pairing:
         self._rows = 0
         self._names.portals[portal.name] = portal
 
-    def _close(self, head: _Entry, out: list[Message]) -> None:
-        if head[3] == ord("S"):
+    def _close(self, head: Entry, out: list[Message]) -> None:
+        if head[3] == _OF_STATEMENT:
             self._names.forget(head[4])
         elif portal := self._names.portals.pop(head[4], None):
             self._end_portal(portal, out)
@@ -441,10 +343,7 @@ class Pairing:
     def _end_portal(self, portal: Portal, out: list[Message]) -> None:
         """Give out a statement whose client did not ask for the rest of its rows."""
         if portal.suspended:
-            result = Result(None, portal.rows, portal.done_at, None, 0)
-            made = self._execution(portal, Outcome.OK, result, None, portal.at, portal.done_at, portal.offset)
-            made.attributes["postgresql.suspended"] = True
-            out.append(made)
+            out.append(self.make.suspended(portal, portal.done_at, None))
 
     def _end_portals(self, out: list[Message]) -> None:
         for portal in self._names.end_portals():
@@ -455,231 +354,131 @@ class Pairing:
     def _fatal(self, error: Failure) -> None:
         if error.fatal:
             self.terminated = True
-            self._skipping = True
+            self._skip = self._skip or Skip()
 
-    def _failed(self, head: _Entry, error: Failure, at: Instant, out: list[Message]) -> None:
+    def _failed(self, head: Entry, error: Failure, at: Instant, out: list[Message]) -> None:
         kind = head[0]
-        if kind == _QUERY:
-            self._error = (error, at)
-            self._copy = None
-        elif kind in (_SYNC, _MAYBE):
+        if kind == QUERY:
+            self._stopped = Stopped(error, at, self._stopped_copy(at))
+        elif kind in _SYNCS:
             self._fail_commit(error, at, out)
-        elif kind not in (_START, _FUNCTION):
-            self._queue.popleft()
+        elif kind not in _BY_ITSELF:
+            self._waiting.queue.popleft()
             self._fail_extended(head, error, at, out)
         self._fatal(error)
         if self.terminated:
             self._end_all(out)
+
+    def _stopped_copy(self, at: Instant) -> Result | None:
+        if self._copy is None:
+            return None
+        sent, _ = self._waiting.failed_copy()
+        result = Result(None, 0, at, self._copy, self._copied_out + sent)
+        self._copy = None
+        return result
 
     def _fail_commit(self, error: Failure, at: Instant, out: list[Message]) -> None:
         """Give the error of an implicit transaction's commit to its last statement."""
         suspended = [portal for portal in self._names.portals.values() if portal.suspended]
         if self._held is not None:
             if self._held.outcome is Outcome.OK:
-                self._held = self._held._replace(
-                    outcome=Outcome.ERROR, status_code=error.code, error=error.message, done_at=at
-                )
+                code, message = error.code, error.message
+                self._held = self._held._replace(outcome=Outcome.ERROR, status_code=code, error=message, done_at=at)
         elif suspended:
-            portal = suspended[-1]
+            self._hold(self.make.suspended(suspended[-1], at, error), out)
+            suspended[-1].suspended = False
+
+    def _fail_extended(self, head: Entry, error: Failure, at: Instant, out: list[Message]) -> None:
+        skip = self._skip = Skip()
+        portal = skip.begin(head, self._names)
+        copies_in = self._copy in ("in", "both")
+        _, given_up = self._waiting.failed_copy()
+        copy = self._stopped_copy(at)
+        if portal is not None and portal.suspended:
+            self._hold(self.make.suspended(portal, at, error), out)
             portal.suspended = False
-            result = Result(None, portal.rows, at, None, 0)
-            self._hold(self._execution(portal, Outcome.ERROR, result, error, portal.at, at, portal.offset), out)
-
-    def _fail_extended(self, head: _Entry, error: Failure, at: Instant, out: list[Message]) -> None:
-        portal = self._failed_portal(head, at, out)
-        if portal is not None:
-            result = None
-            offset, sent_at = head[1], head[2]
-            if portal.suspended:
-                result = Result(None, portal.rows, at, None, 0)
-                offset, sent_at, portal.suspended = portal.offset, portal.at, False
-            elif self._copy is not None:
-                result = Result(None, 0, at, self._copy, self._failed_copy_bytes())
-            self._hold(self._execution(portal, Outcome.ERROR, result, error, sent_at, at, offset), out)
-        if self._copy in ("in", "both"):
-            self._doubt_syncs(certain=error.code == "57014" and self._copy_end_is_failure())
-        self._copy = None
+        elif portal is not None:
+            self._hold(self.make.execution(portal, Outcome.ERROR, copy, error, head[2], at, head[1]), out)
+        if copies_in:
+            self.outstanding -= self._waiting.doubt_syncs(eaten=given_up and error.code == _COPY_GIVEN_UP)
         self._rows = 0
-        self._skipping = True
-        self._skip_queue(out)
+        self._skip_queue(skip, out)
 
-    def _failed_portal(self, head: _Entry, at: Instant, out: list[Message]) -> Portal | None:
-        """Return what the failed message was about, and fold what follows of it into the one statement."""
-        kind = head[0]
-        skipped = self._skip_names = Names()
-        if kind == _PARSE:
-            prepared: Prepared = head[4]
-            skipped.prepare(prepared)
-            self._folded = prepared
-            return Portal(b"", prepared, None, 0)
-        if kind == _BIND:
-            portal = self._bind(self._names, head, at, out)
-            self._names.portals.pop(portal.name, None)
-            skipped.bind(portal)
-        elif kind == _DESCRIBE and head[3] == ord("S"):
-            described = self._names.statement(head[4])
-            self._folded = described
-            return Portal(b"", described, None, 0)
-        elif kind in (_DESCRIBE, _EXECUTE):
-            portal = self._names.portal(head[4] if kind == _DESCRIBE else head[3])
-            skipped.bind(portal)
-        else:
-            return None
-        self._folded = portal
-        return portal
-
-    def _failed_copy_bytes(self) -> int:
-        for entry in self._queue:
-            if entry[0] == _COPY_DONE:
-                return self._copied_out + int(entry[3])
-        return self._copied_out + self._copied_in
-
-    def _copy_end_is_failure(self) -> bool:
-        return any(entry[0] == _COPY_DONE and entry[4] for entry in self._queue)
-
-    def _doubt_syncs(self, *, certain: bool) -> None:
-        """Mark the Syncs that the server may have read, and so never answers, before its copy failed."""
-        entries = list(self._queue)
-        end = next((i for i, entry in enumerate(entries) if entry[0] == _COPY_DONE), len(entries))
-        for index, entry in enumerate(entries):
-            if entry[0] != _SYNC or index >= end:
-                break
-            if certain:
-                entries[index] = (_COPY_DONE, *entry[1:])
-                self._copy_ends += 1
-                self.outstanding -= 1
-            else:
-                entries[index] = (_MAYBE, *entry[1:])
-                self._maybes += 1
-        self._queue.clear()
-        self._queue.extend(entries)
-
-    def _maybe_answered(self) -> None:
-        """Pass the doubt on: the ReadyForQuery was that of this Sync, or of the next."""
-        queue = self._queue
-        following = next((i for i, entry in enumerate(queue) if entry[0] not in (_MAYBE, _COPY_DONE)), None)
-        if following is None:
-            return
-        if queue[following][0] == _SYNC:
-            queue[following] = (_MAYBE, *queue[following][1:])
-            self._maybes += 1
-        elif queue[0][0] != _MAYBE:
-            self._maybe_skipped = True
-
-    def _settle_maybes(self, kind: int, out: list[Message]) -> None:
-        """Use an answer to tell what became of a Sync in doubt."""
-        queue = self._queue
-        if kind == _READY:
-            if self._maybe_skipped and queue and queue[0][0] not in (_SYNC, _MAYBE, _QUERY):
-                self._skipping, self._skip_names = True, Names()
-                self._skip_queue(out)
-        else:
-            while queue and queue[0][0] in (_MAYBE, _COPY_DONE):
-                if queue.popleft()[0] == _MAYBE:
-                    self._maybes -= 1
-                    self.outstanding -= 1
-                else:
-                    self._copy_ends -= 1
-        self._maybe_skipped = False
-
-    # What the server skips.
-
-    def _skip_queue(self, out: list[Message]) -> None:
+    def _skip_queue(self, skip: Skip, out: list[Message]) -> None:
         """Take what already waits, up to the next Sync, as skipped."""
-        queue = self._queue
-        while queue and queue[0][0] not in (_SYNC, _MAYBE):
+        queue = self._waiting.queue
+        while queue and queue[0][0] not in _SYNCS:
             entry = queue.popleft()
-            if entry[0] == _COPY_DONE:
-                self._copy_ends -= 1
-            elif entry[0] in (_QUERY, _FUNCTION):
-                self.outstanding -= 1
-            self._discard(entry, out)
+            self._waiting.copy_ends -= entry[0] == COPY_END
+            self.outstanding -= entry[0] in _POINTS
+            self._discard(skip, entry, out)
         if queue:
-            self._end_skip()
+            self._skip = None
 
-    def _skip_later(self, entry: _Entry, out: list[Message]) -> None:
-        """Take a message that came while the server skips."""
-        if entry[0] == _SYNC and not self.terminated:
-            self._end_skip()
-            self.outstanding += 1
-            self._queue.append(entry)
-            return
-        self._discard(entry, out)
+    def _discard(self, skip: Skip, entry: Entry, out: list[Message]) -> None:
+        skipped = skip.take(entry, self._names, self.make)
+        if skipped:
+            self._hold(None, out)
+            out.extend(skipped)
 
-    def _end_skip(self) -> None:
-        self._skipping = False
-        self._skip_names = None
-        self._folded = None
-
-    def _discard(self, entry: _Entry, out: list[Message]) -> None:
-        """Give out a statement that was sent and skipped."""
-        kind = entry[0]
-        skipped = self._skip_names = self._skip_names or Names()
-        if kind == _QUERY:
-            for made in self.make.query(entry[3], entry[1], entry[2], [], None, None, Outcome.DISCARDED):
-                self._hold(None, out)
-                out.append(made)
-        elif kind == _PARSE:
-            skipped.prepare(entry[4])
-        elif kind == _BIND:
-            statement, body, pos = entry[4]
-            prepared = skipped.prepared.get(statement) or self._names.statement(statement)
-            portal = Portal(entry[3], prepared, body, pos)
-            skipped.bind(portal)
-            if self._folded is prepared:
-                self._folded = portal
-        elif kind == _EXECUTE:
-            portal = skipped.portals.get(entry[3]) or self._names.portal(entry[3])
-            if portal is not self._folded:
-                self._hold(None, out)
-                out.append(self._execution(portal, Outcome.DISCARDED, None, None, entry[2], None, entry[1]))
-                self._folded = portal
+    def _settle_doubt(self, kind: int, out: list[Message]) -> None:
+        """Use an answer to tell what became of a Sync in doubt."""
+        queue = self._waiting.queue
+        if kind != _READY:
+            self.outstanding -= self._waiting.drop_maybes()
+        elif self._maybe_skipped and queue and queue[0][0] not in _SYNCS and queue[0][0] != QUERY:
+            self._skip = Skip()
+            self._skip_queue(self._skip, out)
+        self._maybe_skipped = False
 
     # Loss of pairing.
 
-    def _unpaired(self, entry: _Entry, out: list[Message]) -> None:
+    def _unpaired(self, entry: Entry, out: list[Message]) -> None:
         """Take a request whose answer will not be recognised."""
-        kind = entry[0]
-        if kind in (_SYNC, _QUERY, _FUNCTION):
+        if entry[0] in _POINTS:
             self.outstanding += 1
             self._points_since_answer += 1
             self.pipelines = self.pipelines or self._points_since_answer > 1
         self._unknown(entry, out)
 
-    def _unknown(self, entry: _Entry, out: list[Message]) -> None:
-        kind = entry[0]
-        if kind == _QUERY:
-            out.extend(self.make.query(entry[3], entry[1], entry[2], [], None, None, Outcome.UNKNOWN))
+    def _unknown(self, entry: Entry, out: list[Message]) -> None:
+        kind, offset, at, first, second = entry
+        if kind == QUERY:
+            out.extend(statements(self.make, Query(first, offset, at), [], None, Outcome.UNKNOWN))
             self._names.forget(b"")
-        elif kind == _PARSE:
-            entry[4].stale = bool(entry[4].name)
-            self._names.prepare(entry[4])
-        elif kind == _BIND:
-            self._bind(self._names, entry, entry[2], out)
-        elif kind == _EXECUTE:
-            portal = self._names.portal(entry[3])
+        elif kind == PARSE:
+            second.stale = bool(second.name)  # it may have failed, and the name may stand for what it did before
+            self._names.prepare(second)
+        elif kind == BIND:
+            self._bind(entry, at, out)
+        elif kind == EXECUTE:
+            portal = self._names.portal(first)
             if not portal.finished:
                 portal.finished = True
-                out.append(self._execution(portal, Outcome.UNKNOWN, None, None, entry[2], None, entry[1]))
-        elif kind == _CLOSE and entry[3] == ord("S"):
-            self._names.forget(entry[4])
+                out.append(self.make.execution(portal, Outcome.UNKNOWN, None, None, at, None, offset))
+        elif kind == CLOSE and first == _OF_STATEMENT:
+            self._names.forget(second)
 
     def lose(self, out: list[Message], *, requests_missed: bool = False) -> None:
         """Give out what waits with an unknown outcome, and pair nothing until ``repair``."""
         self._end_all(out)
-        self.paired = False
-        self.quiet = False
+        self.paired = self.quiet = False
         if requests_missed:
             self.outstanding = UNBOUNDED
             self._end_portals(out)
             self._names.mark_stale()
+
+    def _lose_count(self, out: list[Message]) -> None:
+        """Lose the pairing because what was assumed of the connection is not so."""
+        self.lose(out)
+        self.outstanding = UNBOUNDED
 
     def heard(self) -> None:
         """Note that the server said something."""
         self._points_since_answer = 0
 
     def repair(self) -> bool:
-        """Begin to pair again, where the server is ready and the client begins; tell whether that is proved.
+        """Begin to pair again, where the server is ready and the client begins; tell whether that is so.
 
         The server is ready for the *last* request only if it owes no other ReadyForQuery: so it is by count, or
         because this client has always waited for the server before it went on.
@@ -697,26 +496,21 @@ class Pairing:
         if held is not None and held.outcome is Outcome.OK and self._status != "T" and not self.terminated:
             self._held = held._replace(outcome=Outcome.UNKNOWN)  # its commit was not seen
         self._hold(None, out)
-        rest = Outcome.DISCARDED if self.terminated else Outcome.UNKNOWN
-        entries = list(self._queue)
-        self._queue.clear()
-        first = True
-        paired, self.paired = self.paired, False
+        entries = self._waiting.clear()
+        if entries and entries[0][0] == QUERY:
+            rest = Outcome.DISCARDED if self.terminated else Outcome.UNKNOWN
+            self._end_query(entries.pop(0), rest, out)
+            self._hold(None, out)
         for entry in entries:
-            if first and entry[0] == _QUERY:
-                self._end_query(entry, rest, out)
-            elif self.terminated:
-                self._discard(entry, out)
+            if self.terminated and self._skip is not None:
+                self._discard(self._skip, entry, out)
             else:
                 self._unknown(entry, out)
-            first = False
-        self._hold(None, out)
-        self.paired = paired
-        self._rows = self._pending_bytes = self._maybes = self._copy_ends = 0
+        self._rows = 0
         self._copy = None
         self._maybe_skipped = False
         if not self.terminated:
-            self._end_skip()
+            self._skip = None
 
     def close(self, out: list[Message]) -> None:
         """Give out everything: the connection ended."""
@@ -724,27 +518,19 @@ class Pairing:
         self._end_portals(out)
 
 
+_ANSWERS: dict[int, frozenset[int]] = {
+    _PARSED: frozenset((PARSE,)),
+    _COPY_IN: _RUNS,
+    _COPY_OUT: _RUNS,
+    _COPY_BOTH: _RUNS,
+    _PARAMETERS: frozenset((DESCRIBE,)),
+    _SUSPENDED: frozenset((EXECUTE,)),
+    _CLOSED: frozenset((CLOSE,)),
+    _EMPTY: _RUNS,
+    _FUNCTION_RESULT: frozenset((FUNCTION,)),
+}
+"""Which request each of the rarer answers can belong to; CopyData and CopyDone to any."""
+
+
 def _bytes(body: bytes | LongBody) -> bytes:
     return body.head if isinstance(body, LongBody) else body
-
-
-def _prepared(body: bytes | LongBody) -> Prepared:
-    """Read a Parse."""
-    if isinstance(body, LongBody):
-        text: Text | None = body.text if body.name is not None else None
-        return Prepared(body.name or b"", text, _oids(body.rest))
-    name_end = body.find(b"\0")
-    text_end = body.find(b"\0", name_end + 1)
-    if name_end < 0 or text_end < 0:
-        return Prepared(body[: max(name_end, 0)], bounded(body[name_end + 1 :]), ())
-    return Prepared(body[:name_end], bounded(body[name_end + 1 : text_end]), _oids(body[text_end + 1 :]))
-
-
-def _oids(counted: bytes) -> tuple[int, ...]:
-    count = min(int.from_bytes(counted[:2], "big"), (len(counted) - 2) // 4)
-    return struct.unpack_from(f">{count}I", counted, 2) if count > 0 else ()
-
-
-def _parameter_types(statement: Prepared, body: bytes) -> None:
-    """Note the types that the server inferred; they are final, those of the Parse were requests."""
-    statement.oids = _oids(body)

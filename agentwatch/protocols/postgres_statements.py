@@ -1,25 +1,19 @@
 """Statement messages of PostgreSQL: what was asked and what was answered in, ``Statement`` out.
 
-A simple Query of one statement gives one Statement with the text of the Query, untouched. A Query of several gives one for each,
-cut as pg_stat_statements cuts them, with these attributes: ``postgresql.query_index`` (from 0), ``postgresql.query_count``,
-``postgresql.query_text_offset`` (bytes, of this text in the Query), ``postgresql.query_separator`` (what stood between this text and the
-next: ``;``, white space, comments) and on the first ``postgresql.query_prefix`` (white space before it, where there is some). So the
-Query, which is what the server's log shows, is ``prefix + text + separator + text + separator ...``.
-Where the server answered another number of statements than were found, the Query stays one Statement with its whole text and
-the outcome of the whole: what cannot be proved to belong to a part is not said of a part. So it stays too when the server
-refused the text for a syntax error in a later statement: it then read no statement at all, and logs the whole.
+What PostgreSQL alone has goes into the attributes, with the keys that docs/records.md names. The SQLSTATE, message and
+severity of an ErrorResponse are its fields ``C``, ``M`` and ``V`` (``S``, which is translated, from servers before 9.6).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.protocols.base import Instant, Outcome, Param, Statement
-from agentwatch.protocols.postgres_split import is_single, split
+from agentwatch.protocols.postgres_params import bound
 from agentwatch.protocols.postgres_text import Cut, Text
-
-_SYNTAX_ERROR = "42601"
+if TYPE_CHECKING:
+    from agentwatch.protocols.postgres_names import Portal
 
 
 class Failure(NamedTuple):
@@ -77,7 +71,7 @@ class Maker:
         self.namespace: str | None = None
         self.standard_strings = True
 
-    def statement(  # noqa: PLR0913 - one argument for each thing that a record says
+    def statement(  # noqa: PLR0913, PLR0917 - one argument for each thing that a record says
         self,
         text: Text | None,
         params: tuple[Param, ...] | None,
@@ -120,90 +114,32 @@ class Maker:
             attributes,
         )
 
-    def query(  # noqa: PLR0913 - as above
+    def execution(  # noqa: PLR0913, PLR0917 - as above
         self,
-        text: Text,
-        offset: int,
-        sent_at: Instant,
-        results: list[Result],
+        portal: Portal,
+        outcome: Outcome,
+        result: Result | None,
         error: Failure | None,
-        done_at: Instant | None,
-        rest: Outcome,
-    ) -> list[Statement]:
-        """Return the statements of a simple Query.
-
-        ``results`` are the answers in order; ``error`` is the one that stopped it, at ``done_at``; ``rest`` is the outcome of
-        statements without an answer when there was no error.
-        """
-        whole = (text, offset, sent_at, results, error, done_at, rest)
-        if isinstance(text, Cut):
-            return [self._whole(*whole, certain=False)]
-        pieces = [(0, len(text))] if is_single(text) else split(text, standard_strings=self.standard_strings)
-        if pieces is None or len(pieces) <= 1:
-            return [self._whole(*whole, certain=pieces is not None)]
-        answered = len(results)
-        whole_done = error is None and rest is Outcome.OK
-        if answered != len(pieces) if whole_done else answered + (error is not None) > len(pieces):
-            return [self._whole(*whole, certain=True)]
-        if error is not None and not answered and _fails_later(text, pieces[0][1], error):
-            return [self._whole(*whole, certain=True)]
-        statements: list[Statement] = []
-        for index, (start, end) in enumerate(pieces):
-            result = results[index] if index < answered else None
-            attributes = _batch_attributes(text, pieces, index)
-            part = text[start:end]
-            if result is not None:
-                made = self.statement(part, None, Outcome.OK, result, None, sent_at, result.at, offset, attributes)
-            elif error is not None and index == answered:
-                made = self.statement(part, None, Outcome.ERROR, None, error, sent_at, done_at, offset, attributes)
-            else:
-                outcome = Outcome.DISCARDED if error else rest
-                made = self.statement(part, None, outcome, None, None, sent_at, None, offset, attributes)
-            statements.append(made)
-        return statements
-
-    def _whole(  # noqa: PLR0913 - as above
-        self,
-        text: Text,
-        offset: int,
         sent_at: Instant,
-        results: list[Result],
-        error: Failure | None,
         done_at: Instant | None,
-        rest: Outcome,
-        *,
-        certain: bool,
+        offset: int,
     ) -> Statement:
+        """Return the Statement of an Execute."""
+        prepared = portal.prepared
         attributes: dict[str, str | int | bool] = {}
-        if len(results) > 1 or (results and error):
-            attributes["postgresql.query_count"] = len(results) + (error is not None)
-        if error is not None:
-            return self.statement(text, None, Outcome.ERROR, None, error, sent_at, done_at, offset, attributes)
-        if len(results) == 1:
-            only = results[0]
-            # A text that was not read to its end may hold more than the one statement that was answered.
-            known = Outcome.OK if certain else rest
-            return self.statement(text, None, known, only, None, sent_at, only.at, offset, attributes)
-        last = results[-1].at if results and rest is Outcome.OK else done_at
-        return self.statement(text, None, rest, None, None, sent_at, last, offset, attributes)
+        if prepared.name:
+            attributes["postgresql.statement_name"] = prepared.name.decode("utf-8", "replace")
+        if portal.name:
+            attributes["postgresql.portal"] = portal.name.decode("utf-8", "replace")
+        if prepared.stale:
+            attributes["postgresql.statement_stale"] = True
+        params = None if portal.body is None else bound(portal.body, portal.pos, prepared.oids)
+        return self.statement(prepared.text, params, outcome, result, error, sent_at, done_at, offset, attributes)
 
-
-def _fails_later(text: bytes, first_end: int, error: Failure) -> bool:
-    """Tell whether a syntax error lies behind the first statement: then the server saw no statement, only the text."""
-    return (
-        error.code == _SYNTAX_ERROR and len(text.decode("utf-8", "replace")[: error.position - 1].encode()) > first_end
-    )
-
-
-def _batch_attributes(text: bytes, pieces: list[tuple[int, int]], index: int) -> dict[str, str | int | bool]:
-    start, end = pieces[index]
-    following = pieces[index + 1][0] if index + 1 < len(pieces) else len(text)
-    attributes: dict[str, str | int | bool] = {
-        "postgresql.query_index": index,
-        "postgresql.query_count": len(pieces),
-        "postgresql.query_text_offset": start,
-        "postgresql.query_separator": text[end:following].decode("utf-8", "replace"),
-    }
-    if index == 0 and start:
-        attributes["postgresql.query_prefix"] = text[:start].decode("utf-8", "replace")
-    return attributes
+    def suspended(self, portal: Portal, done_at: Instant, error: Failure | None) -> Statement:
+        """Return the Statement of a portal whose client did not ask for the rest of its rows."""
+        result = Result(None, portal.rows, done_at, None, 0)
+        outcome = Outcome.ERROR if error else Outcome.OK
+        made = self.execution(portal, outcome, result, error, portal.at, done_at, portal.offset)
+        made.attributes["postgresql.suspended"] = True
+        return made
