@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -130,3 +132,24 @@ def test_deep_mysql_and_long_lists_are_answered() -> None:
         f"SELECT * FROM orders WHERE a IN ({'1,' * 100_000}1)",
     ):
         assert analyse(text, "mysql").tables == ORDERS
+
+
+def test_the_deepest_text_that_is_parsed_needs_less_than_two_megabytes_of_stack() -> None:
+    # In a process of its own: it would die of a segmentation fault.
+    program = """
+import threading
+from agentwatch.sql import postgres
+def times(tail):
+    return tail * ((postgres.MAX_TOKENS - 10) // len(tail.split()))
+deepest = ["SELECT a " + times("+ a "), "SELECT a " + times("IS NULL "), "SELECT * FROM t " + times("NATURAL JOIN t ")]
+answers = []
+def parse():
+    answers.extend(postgres.parse(text) for text in deepest)
+threading.stack_size(2 * 1024 * 1024)
+thread = threading.Thread(target=parse)
+thread.start()
+thread.join()
+print(sum(answer is not None for answer in answers))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
