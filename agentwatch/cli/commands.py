@@ -38,6 +38,7 @@ def command(config: Config, /, *, as_json: bool, **conditions: Any) -> None:
 
     Conditions about statements (--table --access --database) hold for all programs of a session that has such a
     statement in the window. `status` is null while a program runs, when it executed another one in its place, and
-    when it could not be executed; then `errno` and `error` say why and `exe` is the file that was asked for.
+    when it could not be executed; then `errno` and `error` say why and `exe` is the file that was asked for. A program
+    that was sought in several folders of PATH is one row; `tail` has every try.
     """
     ask(config, answers.commands, COLUMNS, Filter(**conditions), as_json=as_json)

@@ -6,6 +6,7 @@ how the log was cut into batches. Kinds without a handler leave an ``event`` row
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentwatch.records.encoding import Record
+
+_NOT_HERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
+"""What execvp(3) takes for: look in the next folder of PATH."""
 
 SQL_SYSTEMS = frozenset({"postgresql"})
 """The values of ``db.system.name`` whose text ``sql.tables`` understands."""
@@ -140,11 +144,18 @@ class Batch:
 
     def _command(self, seq: int, time: int, session: int | None, record: Record) -> None:
         failed = record["kind"] == "exec_failed"
+        pid, name = integer(record, "pid"), (text(record, "filename") or "").rpartition("/")[2]
+        # execvp tries each folder of PATH: one command, whatever the number of folders.
+        replaced = self._db.execute(
+            "UPDATE command SET superseded = 1 WHERE pid = ? AND sought = ? AND superseded = 0", (pid, name)
+        ).rowcount
+        sought = name if failed and integer(record, "errno") in _NOT_HERE else None
         self._db.execute(
-            "INSERT INTO command (seq, time, session, pid, exec_id, failed) VALUES (?, ?, ?, ?, ?, ?)",
-            (seq, time, session, integer(record, "pid"), integer(record, "exec_id"), failed),
+            "INSERT INTO command (seq, time, session, pid, exec_id, failed, sought) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (seq, time, session, pid, integer(record, "exec_id"), failed, sought),
         )
-        self._count("commands", session)
+        if not replaced:
+            self._count("commands", session)
 
     def _exit(self, seq: int, _time: int, _session: int | None, record: Record) -> None:
         self._db.execute(

@@ -117,12 +117,15 @@ CREATE TABLE command (
     pid INTEGER,
     exec_id INTEGER,
     failed INTEGER NOT NULL,
+    sought TEXT,             -- the program's name, where it failed because it was not in a folder of PATH
+    superseded INTEGER NOT NULL DEFAULT 0, -- the same process then tried the same name elsewhere
     status INTEGER,
     duration_ns INTEGER,
     ended_seq INTEGER
 );
 CREATE INDEX command_time ON command (time);
 CREATE INDEX command_running ON command (pid) WHERE ended_seq IS NULL AND failed = 0;
+CREATE INDEX command_sought ON command (pid, sought) WHERE sought IS NOT NULL AND superseded = 0;
 
 -- What is missing, from `since` to `time`. No session: it concerns every session of the host.
 CREATE TABLE gap (

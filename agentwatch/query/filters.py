@@ -155,9 +155,11 @@ def sessions(wanted: Filter, among: Query | None) -> Query:
 def commands(wanted: Filter) -> Query:
     """Rows ``seq, status, duration_ns`` of the programs executed in the window, leaving the text aside.
 
+    A program that was looked for in several folders of PATH is one row, that of the last folder.
     A condition about statements holds for a program when a statement of its session in the window meets it.
     """
     where = Where()
+    where.add("superseded = 0")
     where.window("time", wanted)
     where.scope("session", wanted)
     if wanted.about_statements:

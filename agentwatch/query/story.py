@@ -30,11 +30,15 @@ def number_of(source: Source, uuid: str) -> int:
     return number
 
 
+_SHOWN = "NOT EXISTS (SELECT 1 FROM command WHERE command.seq = event.seq AND superseded = 1)"
+"""A program that was sought in several folders of PATH is told once."""
+
+
 def records_of(source: Source, number: int, *kinds: str) -> Iterator[tuple[int, Record]]:
     """Return the records of some kinds of a session, in the log's order."""
     marks = ", ".join("?" * len(kinds))
     seqs = source.db.execute(
-        f"SELECT seq FROM event WHERE session = ? AND kind IN ({marks}) ORDER BY seq",  # noqa: S608 - only marks
+        f"SELECT seq FROM event WHERE session = ? AND kind IN ({marks}) AND {_SHOWN} ORDER BY seq",  # noqa: S608 - only marks
         (number, *kinds),
     )
     return source.records(seq for (seq,) in seqs)
@@ -43,7 +47,10 @@ def records_of(source: Source, number: int, *kinds: str) -> Iterator[tuple[int, 
 def in_order(source: Source, number: int) -> Iterator[tuple[int, Record]]:
     """Return every record of a session, and the gaps of the whole host while it ran, as they happened."""
     gaps = _host_gaps(source, number)
-    own = [seq for (seq,) in source.db.execute("SELECT seq FROM event WHERE session = ?", (number,))]
+    own = [
+        seq
+        for (seq,) in source.db.execute(f"SELECT seq FROM event WHERE session = ? AND {_SHOWN}", (number,))  # noqa: S608 - a literal
+    ]
     # Two passes: a session may have more text than there is memory, so only the order is held.
     for _, seq in sorted(_placed(source, sorted({*own, *gaps}), gaps)):
         if seq in gaps:

@@ -98,13 +98,13 @@ class LogBuilder:
             },
         )
 
-    def exec_failed(self, pid: int, *argv: str) -> Record:
+    def exec_failed(self, pid: int, *argv: str, filename: str | None = None) -> Record:
         return self.add(
             "exec_failed",
             pid=pid,
             exe="/bin/sh",
             uid=1000,
-            filename=argv[0],
+            filename=filename or argv[0],
             argv=list(argv),
             errno=2,
             error="No such file or directory",

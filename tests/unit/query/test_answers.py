@@ -435,3 +435,22 @@ def test_unusable_index_that_may_not_be_rebuilt_gives_lag_not_an_answer(config: 
             lock.close()
     assert found == []
     assert reasons == ["index: 0 of 1 records"]
+
+
+def test_a_search_through_path_is_one_command(config: Config, log: LogBuilder) -> None:
+    log.start()
+    for folder in ("/usr/local/bin", "/usr/bin"):
+        log.exec_failed(7, "psql", "-l", filename=f"{folder}/psql")
+    log.exec(7, "psql", "-l", filename="/bin/psql")
+    for folder in ("/usr/local/bin", "/usr/bin"):
+        log.exec_failed(8, "nowhere", filename=f"{folder}/nowhere")
+    log.exec_failed(9, "/usr/bin/psql")
+    log.write()
+    found, _ = ask(config, answers.commands)
+    assert [(row["pid"], row["exe"], "errno" in row and row["errno"]) for row in found] == [
+        (7, "psql", None),
+        (8, "/usr/bin/nowhere", 2),
+        (9, "/usr/bin/psql", 2),
+    ]
+    (session,), _ = ask(config, answers.sessions)
+    assert session["commands"] == len(found)
