@@ -53,6 +53,9 @@ SAVE_COST = 20
 HEARTBEAT_NS = 60_000_000_000
 SHORTEST_WAIT, LONGEST_WAIT = 0.005, 0.04
 """Seconds between looks at an idle ring; the kernel wakes the reader when an eighth of the ring was written."""
+MODEST_NICE, URGENT_NICE = 10, 0
+"""While the ring has room the work that is watched goes first; above URGENT_FILL the recorder takes its share."""
+URGENT_FILL, MODEST_FILL = 1 / 4, 1 / 16
 CRITICAL_KINDS = frozenset({"session_start", "session_end", "gap", "fault", "observer_start", "observer_stop"})
 
 
@@ -76,6 +79,7 @@ class Recorder:
         self._lost: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._skip_position, self._skip_count = -1, 0
         self._saved_position = -1
+        self._nice = URGENT_NICE
         self._fault: str | None = None
         """Why the log could not be written at the last try."""
         self._saved_at = self._save_cost = self._ticked_at = self._beat_at = 0
@@ -158,6 +162,7 @@ class Recorder:
 
     def _step(self) -> bool:
         """Read one batch and do what is due; whether there was anything to read."""
+        self._yield_or_hurry()
         batch = self._ring.read(BATCH_BYTES)
         handle = self._observer.handle
         for position, data in batch.events:
@@ -179,6 +184,14 @@ class Recorder:
         if committed and self._save_is_due(now) and self._commit(now, everything=True):
             self._save(now)
         return bool(batch.events)
+
+    def _yield_or_hurry(self) -> None:
+        """Change our priority when the ring fills up or has emptied."""
+        fill = self._ring.backlog / self._ring.size
+        wanted = URGENT_NICE if fill > URGENT_FILL else MODEST_NICE if fill < MODEST_FILL else self._nice
+        if wanted != self._nice:
+            self._nice = wanted
+            os.setpriority(os.PRIO_PROCESS, 0, wanted)
 
     def _commit(self, now: int, *, everything: bool = False) -> bool:
         """Commit what is due, or everything.
@@ -211,6 +224,7 @@ class Recorder:
     def _tick(self, *, force: bool = False) -> None:
         self._ticked_at = now = time.monotonic_ns()
         self._observer.set_clock()
+        self._observer.tracker.tidy()
         for record in self._observer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
             self._append(record)
         account = counters.read(self._counters_fd)

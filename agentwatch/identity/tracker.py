@@ -9,6 +9,7 @@ Plain values, survives ``pickle``.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ UNIDENTIFIED = "unidentified"
 """The agent of watched cgroups that the configuration does not name."""
 MAX_CGROUPS = 65536
 """Cgroup ids remembered; above it the oldest is forgotten and looked up in the file system if it is met again."""
+
+MAX_RECENT = 1024
+"""Ended sessions that late events are still attributed to."""
 
 
 @dataclass(slots=True)
@@ -60,6 +64,8 @@ class Tracker:
         """By the id of the session's own cgroup."""
         self._owner: dict[int, Session] = {}
         """By the id of any cgroup in it: the one lookup of the common case."""
+        self._recent: dict[int, Session] = {}
+        """Sessions that are over and whose cgroup is gone: their last packets are still theirs."""
 
     def learn(self, cgroup_id: int, path: str) -> None:
         """Take note of a cgroup's path below cgroup_root."""
@@ -121,19 +127,28 @@ class Tracker:
         session.ended = True
         return True
 
-    def forget(self, cgroup_id: int) -> None:
-        """Take note that a cgroup was removed: its id will not be used again."""
-        session = self._sessions.get(cgroup_id)
-        if session is not None and session.ended:
-            sessions.remove(self.config.run_dir, cgroup_id)
+    def tidy(self) -> None:
+        """Remove the cgroups of ended runs that their launcher could not, and forget sessions whose cgroup is gone.
 
-    def prune(self, before: int) -> None:
-        """Drop ended sessions that began before ``before`` (boottime) and whose cgroup is gone."""
+        A command's background processes may outlive the launcher, which leaves the cgroup to us.
+        """
         for cgroup_id, session in list(self._sessions.items()):
-            if session.ended and session.started < before and not (self.config.cgroup_root / session.cgroup).exists():
+            if not session.ended:
+                continue
+            directory = self.config.cgroup_root / session.cgroup
+            if session.origin == "run":
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+            if not directory.exists():
+                sessions.remove(self.config.run_dir, cgroup_id)
                 del self._sessions[cgroup_id]
-                for member in [c for c, s in self._owner.items() if s is session]:
-                    del self._owner[member]
+                self._recent[cgroup_id] = session
+                if len(self._recent) > MAX_RECENT:
+                    self._drop(self._recent.pop(next(iter(self._recent))))
+
+    def _drop(self, session: Session) -> None:
+        for member in [c for c, s in self._owner.items() if s is session]:
+            del self._owner[member]
 
     def _agent_of(self, path: str) -> tuple[str, str]:
         found = agents.match(self.config.agents, path)

@@ -66,7 +66,7 @@ class Observer:
         for flow, items in self.flows.expire(now):
             self._items(flow, items, now, records)
         records.extend(
-            self.envelope_of("opaque", now, self._session_of(flow.cgroup)) | make.opaque(flow, final=flow.closed)
+            self.envelope_of("opaque", now, self.tracker.session(flow.cgroup)) | make.opaque(flow, final=flow.closed)
             for flow in self.flows.due(now)
         )
         self.flows.drop_closed()
@@ -114,7 +114,7 @@ class Observer:
         self._record_exec(event, b"".join(parts), exec_id, records)
 
     def _record_exec(self, e: abi.Exec, args: bytes, exec_id: int, records: list[Record]) -> None:
-        session = self._session_of(e.h.cgroup)
+        session = self._session_of(e.h.cgroup, e.h.boottime, records)
         records.append(self.envelope_of("exec", e.h.boottime, session) | make.exec_(e, args, exec_id))
 
     def _on_exec_failed(self, _position: int, e: abi.ExecFailed, records: list[Record]) -> None:
@@ -123,7 +123,7 @@ class Observer:
         records.append(self.envelope_of("exec_failed", e.h.boottime, session) | process | make.exec_failed(e))
 
     def _on_exit(self, _position: int, e: abi.Exit, records: list[Record]) -> None:
-        session = self._session_of(e.h.cgroup)
+        session = self._session_of(e.h.cgroup, e.h.boottime, records)
         process = self.processes.get(e.h.tgid)
         fields = make.exit_(e, process)
         records.append(self.envelope_of("exit", e.h.boottime, session) | self._process(e.h) | fields)
@@ -159,7 +159,7 @@ class Observer:
 
     def _on_unix(self, _position: int, e: abi.Unix, records: list[Record]) -> None:
         flow, items = self.flows.unix(e)
-        session = self._session_of(e.h.cgroup)
+        session = self._session_of(e.h.cgroup, e.h.boottime, records)
         if e.h.flags & abi.Flag.F_SCM_RIGHTS and not e.offset:
             envelope = self.envelope_of("scm_rights", e.h.boottime, session)
             direction = make.DIRECTIONS[e.direction]
@@ -168,7 +168,7 @@ class Observer:
             self._items(flow, items, e.h.boottime, records)
 
     def _items(self, flow: Flow, items: list[Item], at: int, records: list[Record]) -> None:
-        session = self._session_of(flow.cgroup)
+        session = self._session_of(flow.cgroup, at, records)
         for item in items:
             made = make.item(flow, item)
             if made is None:
@@ -188,11 +188,8 @@ class Observer:
             self._on_attach(e, path, records)
         elif operation == abi.CgroupOperation.CG_POPULATED:
             self.tracker.populated(e.id, populated=True)
-        else:
-            if operation in (abi.CgroupOperation.CG_EMPTY, abi.CgroupOperation.CG_RMDIR):
-                self._end_if_over(self.tracker.populated(e.id, populated=False), e.h.boottime, records)
-            if operation == abi.CgroupOperation.CG_RMDIR:
-                self.tracker.forget(e.id)
+        elif operation in (abi.CgroupOperation.CG_EMPTY, abi.CgroupOperation.CG_RMDIR):
+            self._end_if_over(self.tracker.populated(e.id, populated=False), e.h.boottime, records)
 
     def _on_attach(self, e: abi.Cgroup, path: str, records: list[Record]) -> None:
         session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
@@ -204,7 +201,7 @@ class Observer:
         fields = {"from": self.tracker.path(e.h.cgroup), "to": path.strip("/")}
         records.append(self.envelope_of("cgroup_move", e.h.boottime, session) | self._process(e.h) | fields)
 
-    def _begin(self, cgroup: int, boottime: int, records: list[Record], *, root: int) -> Session | None:
+    def _begin(self, cgroup: int, boottime: int, records: list[Record], *, root: int | None) -> Session | None:
         known = self.tracker.session(cgroup)
         if known is not None and not known.ended:
             return known
@@ -229,12 +226,10 @@ class Observer:
             self._items(flow, items, boottime, records)
         records.append(self.envelope_of("session_end", boottime, session) | make.session_end(session))
 
-    def _session_of(self, cgroup: int) -> Session | None:
-        session = self.tracker.session(cgroup)
-        if session is None and cgroup:
-            begun = self.tracker.begin(cgroup, 0)
-            session = begun[0] if begun else None
-        return session
+    def _session_of(self, cgroup: int, boottime: int, records: list[Record]) -> Session | None:
+        """Return the session of a cgroup, also one that has ended: its last packets are still its own."""
+        known = self.tracker.session(cgroup)
+        return known or self._begin(cgroup, boottime, records, root=None)
 
     # -- what every record has
 
