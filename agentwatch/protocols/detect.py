@@ -1,7 +1,8 @@
 """Which protocol a connection speaks, by the first bytes of it and never by its port.
 
-In: the first bytes that the watched process sent and those that it received. Out: a ``Detection``: the name of a decoder, ``TLS``,
-``UNKNOWN``, or ``NEED_MORE`` while the bytes would still fit. ``NEED_MORE`` is never the answer once ``ENOUGH_BYTES`` were sent.
+In: the first bytes that the watched process sent and those that it received. Out: a ``Detection``: the name of a
+decoder, ``TLS``, ``UNKNOWN``, or ``NEED_MORE`` while the bytes would still fit. ``NEED_MORE`` is never the answer
+once ``ENOUGH_BYTES`` were sent.
 """
 
 from __future__ import annotations

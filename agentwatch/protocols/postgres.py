@@ -1,14 +1,14 @@
 """The PostgreSQL v3 protocol, both directions in, statements out; see ``base.Decoder`` for the rules that hold.
 
-This file joins the parts: startup packets, framing, pairing, and what happens where bytes are missing. It also says when a
-connection cannot be read (TLS, GSSAPI encryption, protocol 2) and when it is none.
+This file joins the parts: startup packets, framing, pairing, and what happens where bytes are missing. It also says
+when a connection cannot be read (TLS, GSSAPI encryption, protocol 2) and when it is none.
 
-Where bytes of the server are missing, all that waited for an answer comes out unknown. Pairing goes on where the client
-begins to speak and the last six bytes of the server are a ReadyForQuery: there both directions are at a boundary. Where bytes of
-the client are missing the same place is waited for, and prepared statements are marked as possibly stale. A client that was
-seen to pipeline proves nothing by speaking: it is paired again only when the count of ReadyForQuery shows that
-nothing is owed, and after missing requests, which nobody can count, not at all. A gap of known length inside rows, COPY data or the
-text of a statement loses nothing but those bytes.
+Where bytes of the server are missing, all that waited for an answer comes out unknown. Pairing goes on where the
+client begins to speak and the last six bytes of the server are a ReadyForQuery: there both directions are at a
+boundary. Where bytes of the client are missing the same place is waited for, and prepared statements are marked as
+possibly stale. A client that was seen to pipeline proves nothing by speaking: it is paired again only when the count
+of ReadyForQuery shows that nothing is owed, and after missing requests, which nobody can count, not at all. A gap of
+known length inside rows, COPY data or the text of a statement loses nothing but those bytes.
 
 Specification: PostgreSQL documentation, chapter "Frontend/Backend Protocol" (3.0 to 3.2).
 """
@@ -46,22 +46,27 @@ class PostgresDecoder:
         if self._over or not data:
             return out
         if direction:
-            if self._asked:
-                data = self._encryption_answer(data, at, out)
-            if not self._exact:
-                self._heard = self._heard or bool(data)
-                self._pairing.heard()
-            frames = self._server.feed(data)
-            if frames:
-                self._pairing.answer(frames, at, out)
-                if frames[-1][0] == BROKEN:
-                    self._broken(at, out)
-            return out
+            self._answered(data, at, out)
+        else:
+            self._asks(data, at, out)
+        return out
+
+    def _answered(self, data: bytes, at: Instant, out: list[Message]) -> None:
+        if self._asked:
+            data = self._encryption_answer(data, at, out)
+        if not self._exact:
+            self._heard = self._heard or bool(data)
+            self._pairing.heard()
+        frames = self._server.feed(data)
+        if frames:
+            self._pairing.answer(frames, at, out)
+            if frames[-1][0] == BROKEN:
+                self._broken(at, out)
+
+    def _asks(self, data: bytes, at: Instant, out: list[Message]) -> None:
         if self._packet is not None:
             data = self._startup(data, at, out)
-            if not data:
-                return out
-        if self._heard:
+        if self._heard and data:
             self._heard = False
             if not self._pairing.paired:
                 self._turn()
@@ -70,7 +75,6 @@ class PostgresDecoder:
             self._pairing.ask(frames, at, out)
             if frames[-1][0] == BROKEN:
                 self._broken(at, out)
-        return out
 
     def gap(self, direction: Direction, length: int, at: Instant) -> list[Message]:
         """Take note of missing bytes; see the module's docstring for what is lost by them."""
@@ -104,7 +108,7 @@ class PostgresDecoder:
         return out
 
     def _turn(self) -> None:
-        """Use that the client begins to speak: where the server has just said that it is ready, both are at a boundary."""
+        """Use that the client begins to speak: where the server was just ready, both are at a boundary."""
         server, client = self._server, self._client
         if not server.framed and server.tail in _READY:
             server.align()

@@ -3,14 +3,14 @@
 A Query of one statement gives one Statement with the text of the Query, untouched. A Query of several gives one for
 each, cut as pg_stat_statements cuts them, with these attributes: ``postgresql.query_index`` (from 0),
 ``postgresql.query_count``, ``postgresql.query_text_offset`` (bytes, of this text in the Query),
-``postgresql.query_separator`` (what stood between this text and the next: ``;``, white space, comments) and on the first
-``postgresql.query_prefix`` (what stood before it, where something did). So the Query, which is what the server's log
-shows, is ``prefix + text + separator + text + separator ...``.
+``postgresql.query_separator`` (what stood between this text and the next: ``;``, white space, comments) and on the
+first ``postgresql.query_prefix`` (what stood before it, where something did). So the Query, which is what the
+server's log shows, is ``prefix + text + separator + text + separator ...``.
 
 Where the server answered another number of statements than were found, the Query stays one Statement with its whole
-text and the outcome of the whole: what cannot be proved to belong to a part is not said of a part. So it stays too when
-the server refused the text for a syntax error in a later statement: it then read no statement at all, and logs the
-whole.
+text and the outcome of the whole: what cannot be proved to belong to a part is not said of a part. So it stays too
+when the server refused the text for a syntax error in a later statement: it then read no statement at all, and logs
+the whole.
 """
 
 from __future__ import annotations

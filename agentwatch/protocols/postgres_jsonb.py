@@ -1,9 +1,11 @@
 """JSON text as a jsonb column prints it: text in, text out.
 
-jsonb keeps no white space, sorts keys by length and then by bytes, keeps the last of equal keys, and writes numbers as numeric
-does. Raises ValueError for what is no JSON, RecursionError for nesting that Python's parser does not follow.
+jsonb keeps no white space, sorts keys by length and then by bytes, keeps the last of equal keys, and writes numbers
+as numeric does. Raises ValueError for what is no JSON, RecursionError for nesting that Python's parser does not
+follow.
 
-Specification: JsonbToCString and lengthCompareJsonbStringValue in src/backend/utils/adt/jsonb.c, escape_json in json.c.
+Specification: JsonbToCString and lengthCompareJsonbStringValue in src/backend/utils/adt/jsonb.c, escape_json in
+json.c.
 """
 
 from __future__ import annotations

@@ -175,9 +175,7 @@ class Pairing:
                 self._lose_count(out)
                 self.quiet = kind == _READY
 
-    def _take(  # noqa: PLR0911 - the common answers, decided in one place
-        self, kind: int, body: Any, head: Entry, at: Instant, out: list[Message]
-    ) -> bool:
+    def _take(self, kind: int, body: Any, head: Entry, at: Instant, out: list[Message]) -> bool:
         """Take one answer to the head of the queue; False when it cannot be one."""
         asked = head[0]
         if kind == _COMPLETE:

@@ -1,12 +1,12 @@
 """Bound parameters as PostgreSQL prints them: a Bind message in, a tuple of values out.
 
-Out, for each parameter: None for NULL; an int or float where the type is known to be one and nothing is lost; text as the
-server's output function writes it (DateStyle ISO, timestamptz in UTC); bytes for a binary value of a type that is not
-known here, or one that is not what its type says. A value in text format is the client's own text, in the
-server's spelling where that is known (postgres_spelling). Always: never raises on any bytes.
+Out, for each parameter: None for NULL; an int or float where the type is known to be one and nothing is lost; text
+as the server's output function writes it (DateStyle ISO, timestamptz in UTC); bytes for a binary value of a type
+that is not known here, or one that is not what its type says. A value in text format is the client's own text, in
+the server's spelling where that is known (postgres_spelling). Always: never raises on any bytes.
 
-Specification: the protocol's Bind message, and the typsend functions in src/backend/utils/adt. The decoding is our own and not
-psycopg's: its loaders give Python values, from which the server's spelling would have to be made again.
+Specification: the protocol's Bind message, and the typsend functions in src/backend/utils/adt. The decoding is our
+own and not psycopg's: its loaders give Python values, from which the server's spelling would have to be made again.
 """
 
 from __future__ import annotations
@@ -66,10 +66,8 @@ def bound(body: bytes, pos: int, oids: Sequence[int]) -> tuple[Param, ...] | Non
             raw = body[pos:end]
             pos = end
             oid = oids[number] if number < known else 0
-            if formats_count == 1:
-                binary = formats[0] == 1
-            else:
-                binary = number < formats_count and formats[number] == 1
+            which = 0 if formats_count == 1 else number  # one format is for all; none: all are text
+            binary = which < formats_count and formats[which] == 1
             values.append(from_binary(raw, oid) if binary else from_text(raw, oid))
     except struct.error:
         return None

@@ -1,7 +1,7 @@
 """Values sent as text, in the server's spelling where their type is known: the client's text in, text out.
 
-A client may write ``2026-02-03T04:05:06.100Z``, ``inf`` or ``true``; the server prints ``2026-02-03 04:05:06.1+00``, ``Infinity`` and
-``t``. The common spellings are turned into that one; any other text is given back as it was sent.
+A client may write ``2026-02-03T04:05:06.100Z``, ``inf`` or ``true``; the server prints ``2026-02-03 04:05:06.1+00``,
+``Infinity`` and ``t``. The common spellings are turned into that one; any other text is given back as it was sent.
 
 Specification: the output functions in src/backend/utils/adt; DateStyle ISO, TimeZone UTC, IntervalStyle postgres.
 """

@@ -1,12 +1,13 @@
 """The statements of one simple Query: the text in, the place of each statement out.
 
-In: the text of a Query message. Out: ``(start, end)`` of each statement, without its ``;`` and without white space around it,
-as pg_stat_statements cuts them: comments before a statement belong to it, a piece of nothing but comments is no statement.
-Always: the pieces are in order, do not overlap, and everything between them is ``;``, white space and comments.
+In: the text of a Query message. Out: ``(start, end)`` of each statement, without its ``;`` and without white space
+around it, as pg_stat_statements cuts them: comments before a statement belong to it, a piece of nothing but comments
+is no statement. Always: the pieces are in order, do not overlap, and everything between them is ``;``, white space
+and comments.
 
-Specification: src/backend/parser/scan.l (tokens), src/fe_utils/psqlscan.l (parentheses of CREATE RULE, BEGIN ATOMIC).
-Texts in client encodings that are no superset of ASCII byte by byte (SJIS, BIG5, GBK) may be cut wrongly; the decoder
-compares the number of pieces with the server's answers before it believes them.
+Specification: src/backend/parser/scan.l (tokens), src/fe_utils/psqlscan.l (parentheses of CREATE RULE, BEGIN
+ATOMIC). Texts in client encodings that are no superset of ASCII byte by byte (SJIS, BIG5, GBK) may be cut wrongly;
+the decoder compares the number of pieces with the server's answers before it believes them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MAX_TOKENS = 500_000
 _SPACE = b" \t\n\r\f\v"
 _WORD = rb"[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*"
 _EDGE = re.compile(rb"[;'\"$]|--|/\*")
-# Only a statement that begins with CREATE can hold a ';' of its own: in the body of a routine, or in a rule's parentheses.
+# Only a statement that begins with CREATE can hold a ';' of its own: in a routine's body or a rule's parentheses.
 _CREATE_EDGE = re.compile(rb"[;'\"$()]|--|/\*|" + _WORD)
 _FIRST = re.compile(rb"[ \t\n\r\f\v]*(?:(--)|(/\*)|(" + _WORD + rb")|)")
 _NEWLINE = re.compile(rb"[\n\r]|\Z")
@@ -34,6 +35,7 @@ _IDENTIFIER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
     range(128, 256)
 )
 _DIGITS = frozenset(b"0123456789")
+_ROUTINE_WORDS = 4
 _ROUTINE = (
     [b"create", b"function"],
     [b"create", b"procedure"],
@@ -188,12 +190,12 @@ _SPECIAL = frozenset((b"'", b'"', b"$", b"--", b"/*"))
 
 def _body_depth(words: list[bytes], word: bytes, depth: int) -> int:
     """Count BEGIN ATOMIC, CASE and END of a routine's body; ``words`` keeps the first four and the last word."""
-    if words[:4] not in _ROUTINE and words[:2] not in _ROUTINE:
-        if len(words) < 4:
+    if words[:_ROUTINE_WORDS] not in _ROUTINE and words[:2] not in _ROUTINE:
+        if len(words) < _ROUTINE_WORDS:
             words.append(word)
         return depth
-    last = words[4] if len(words) > 4 else b""
-    words[4:] = [word]
+    last = words[_ROUTINE_WORDS] if len(words) > _ROUTINE_WORDS else b""
+    words[_ROUTINE_WORDS:] = [word]
     if depth == 0:
         return 1 if word == b"atomic" and last == b"begin" else 0
     return depth + (word == b"case") - (word == b"end")

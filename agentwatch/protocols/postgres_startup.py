@@ -1,8 +1,8 @@
 """The packets before the first PostgreSQL message: bytes in, one of four packets out.
 
-A startup packet has a length and a code and no type byte. ``application_name``, user, database and the protocol version are
-read; cancel keys are not. Specification: "Frontend/Backend Protocol", StartupMessage, SSLRequest, GSSENCRequest,
-CancelRequest; src/include/libpq/pqcomm.h.
+A startup packet has a length and a code and no type byte. ``application_name``, user, database and the protocol
+version are read; cancel keys are not. Specification: "Frontend/Backend Protocol", StartupMessage, SSLRequest,
+GSSENCRequest, CancelRequest; src/include/libpq/pqcomm.h.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Statement messages of PostgreSQL: what was asked and what was answered in, ``Statement`` out.
 
-What PostgreSQL alone has goes into the attributes, with the keys that docs/records.md names. The SQLSTATE, message and
-severity of an ErrorResponse are its fields ``C``, ``M`` and ``V`` (``S``, which is translated, from servers before 9.6).
+What PostgreSQL alone has goes into the attributes, with the keys that docs/records.md names. The SQLSTATE, message
+and severity of an ErrorResponse are its fields ``C``, ``M`` and ``V`` (``S``, which is translated, from servers
+before 9.6).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agentwatch.protocols.base import Instant, Outcome, Param, Statement
 from agentwatch.protocols.postgres_params import bound
 from agentwatch.protocols.postgres_text import Cut, Text
+
 if TYPE_CHECKING:
     from agentwatch.protocols.postgres_names import Portal
 

@@ -18,7 +18,10 @@ _MAX_REST_BYTES = 2 + 4 * 65535
 
 
 class Cut(NamedTuple):
-    """A text of which only ``kept`` is here (prefix and suffix); ``sha256`` covers the whole, None if bytes are missing."""
+    """A text of which only ``kept`` is here, prefix and suffix.
+
+    ``sha256`` covers the whole; None where bytes are missing.
+    """
 
     kept: bytes
     length: int
@@ -38,8 +41,8 @@ def bounded(text: bytes) -> Text:
 class LongBody:
     """The body of a message that is too long to be held, read as it passes by.
 
-    Of a Query (``Q``) and a Parse (``P``) the text is kept as a ``Cut``, of a Parse its ``name`` and ``rest`` (what follows
-    the text); of anything else only ``head``, its first 64 KiB.
+    Of a Query (``Q``) and a Parse (``P``) the text is kept as a ``Cut``, of a Parse its ``name`` and ``rest`` (what
+    follows the text); of anything else only ``head``, its first 64 KiB.
     """
 
     __slots__ = (

@@ -1,8 +1,9 @@
 """Binary values of PostgreSQL's built-in types as the server prints them: bytes in, int, float or text out.
 
-Out: what the type's output function writes with DateStyle ISO, IntervalStyle postgres, TimeZone UTC, bytea_output hex and
-extra_float_digits 1; int and float for the types that are numbers to JSON too (NaN and infinities are text). Raises BadValue,
-struct.error or ValueError for bytes that are no value of the type; the caller keeps those as they are.
+Out: what the type's output function writes with DateStyle ISO, IntervalStyle postgres, TimeZone UTC, bytea_output
+hex and extra_float_digits 1; int and float for the types that are numbers to JSON too (NaN and infinities are text).
+Raises BadValue, struct.error or ValueError for bytes that are no value of the type; the caller keeps those as they
+are.
 
 Specification: typsend and typoutput functions in src/backend/utils/adt, OIDs in src/include/catalog/pg_type.dat.
 """
@@ -30,6 +31,8 @@ MAX_ARRAY_ITEMS = 1_000_000
 MAX_NUMERIC_DIGITS = 200_000
 """More than a numeric can have (131,072 before and 16,383 after the point)."""
 _MAX_DIMENSIONS = 6
+_NUMERIC_BASE = 10_000
+_FIXED_FROM = -4
 _USECS_PER_DAY = 86_400_000_000
 _POSTGRES_EPOCH_JDATE = 2451545
 _INFINITE_64 = 0x7FFFFFFFFFFFFFFF
@@ -103,7 +106,7 @@ def float_text(value: float, fixed_below: int = 15) -> str:
     exponent = int(exponent_text)
     sign, digits = ("-", mantissa[1:]) if mantissa.startswith("-") else ("", mantissa)
     digits = digits.replace(".", "").rstrip("0") or "0"
-    if not -4 <= exponent < fixed_below:
+    if not _FIXED_FROM <= exponent < fixed_below:
         point = f".{digits[1:]}" if len(digits) > 1 else ""
         return f"{sign}{digits[0]}{point}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
     if exponent < 0:
@@ -146,7 +149,7 @@ def _numeric(raw: bytes) -> str:
     if len(raw) != 8 + 2 * count or sign not in (0, 0x4000) or 4 * max(count, abs(weight)) > MAX_NUMERIC_DIGITS:
         raise BadValue
     groups = struct.unpack_from(f">{count}H", raw, 8)
-    if any(group > 9999 for group in groups):
+    if any(group >= _NUMERIC_BASE for group in groups):
         raise BadValue
     digits = "".join(f"{group:04d}" for group in groups)
     point = 4 * (weight + 1)
@@ -252,7 +255,7 @@ def _inet(raw: bytes) -> str:
 
 def _mapped(raw: bytes, text: str) -> str:
     # inet_net_ntop() writes addresses with an embedded IPv4 address in dots.
-    if raw[10:12] == b"\xff\xff" or int.from_bytes(raw[12:], "big") > 0xFFFF:
+    if raw[10:12] == b"\xff\xff" or int.from_bytes(raw[12:], "big") > 0xFFFF:  # noqa: PLR2004 - more than the last group
         return ("::ffff:" if raw[10:12] == b"\xff\xff" else "::") + str(ipaddress.IPv4Address(raw[12:]))
     return text
 
@@ -283,7 +286,8 @@ def _char(raw: bytes) -> str:
 
 
 def _point(raw: bytes) -> str:
-    return f"({','.join(_item_text(_float8(raw[pos : pos + 8])) for pos in (0, 8))})" if len(raw) == 16 else _bad()
+    x, y = (_item_text(_float8(raw[pos : pos + 8])) for pos in (0, 8))
+    return f"({x},{y})"
 
 
 def _bad() -> str:

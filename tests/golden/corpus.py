@@ -1,7 +1,8 @@
 """Recorded connections on disk: what a proxy saw of each, piece by piece, and what the server logged.
 
-``NAME.capture.gz`` is a row of events ``(connection, kind, data)``: kind 0 bytes of the client, 1 bytes of the server, 2 opened (data:
-the address that the server knows it by), 3 closed. ``NAME.csv.gz`` is the server's csvlog of these connections.
+``NAME.capture.gz`` is a row of events ``(connection, kind, data)``: kind 0 bytes of the client, 1 bytes of the
+server, 2 opened (data: the address that the server knows it by), 3 closed. ``NAME.csv.gz`` is the server's csvlog of
+these connections.
 """
 
 from __future__ import annotations

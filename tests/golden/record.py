@@ -1,7 +1,9 @@
-"""Record the corpora of this folder anew: real clients against a real PostgreSQL, through a proxy that keeps every byte.
+"""Record the corpora of this folder anew: real clients against a real PostgreSQL, through a proxy that keeps every
+byte.
 
-Run as root (the server runs as user postgres): ``python tests/golden/record.py [NAME...]``. Writes postgres/NAME.capture.gz and
-postgres/NAME.csv.gz, the latter being the server's own log with log_statement=all: the truth of the golden tests.
+Run as root (the server runs as user postgres): ``python tests/golden/record.py [NAME...]``. Writes
+postgres/NAME.capture.gz and postgres/NAME.csv.gz, the latter being the server's own log with log_statement=all: the
+truth of the golden tests.
 """
 
 from __future__ import annotations
@@ -50,14 +52,15 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as s:
             self.port = s.getsockname()[1]
         self._as_postgres(BIN / "initdb", "-A", "trust", "-E", "UTF8", "--locale=C", "-D", self.root / "data")
-        options = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        here = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": self.root}
+        options = [f"-c{name}={value}" for name, value in (SETTINGS | here).items()]
         self._process = subprocess.Popen(
-            [*_postgres(), str(BIN / "postgres"), "-D", str(self.root / "data"), "-p", str(self.port)]
-            + ["-h", "127.0.0.1", "-k", str(self.root), *options],
+            [*_postgres(), str(BIN / "postgres"), "-D", str(self.root / "data"), *options],
             stderr=subprocess.DEVNULL,
         )
         for _ in range(200):
-            if not subprocess.run([BIN / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode:
+            ready: list[str | Path] = [BIN / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+            if subprocess.run(ready, check=False).returncode == 0:
                 return
             time.sleep(0.1)
         raise SystemExit("the server did not start")

@@ -68,7 +68,7 @@ class Client:
     def until(self, kinds: str) -> int:
         """Read until one of the kinds; return it (0: the end of the connection)."""
         while True:
-            while len(self.buffer) >= 5:  # noqa: PLR2004 - a header
+            while len(self.buffer) >= 5:
                 length = struct.unpack_from(">I", self.buffer, 1)[0] + 1
                 if len(self.buffer) < length:
                     break
