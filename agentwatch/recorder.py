@@ -164,15 +164,8 @@ class Recorder:
         """Read one batch and do what is due; whether there was anything to read."""
         self._yield_or_hurry()
         batch = self._ring.read(BATCH_BYTES)
-        handle = self._observer.handle
         for position, data in batch.events:
-            event = abi.decode(data)
-            if event is None:
-                self._undecodable += 1
-                self._append(self._gap(self._observer, "undecodable", f"event of {len(data)} bytes", position=position))
-                continue
-            self._received += 1
-            records = handle(position, event)
+            records = self._records_of(position, data)
             if position <= self._skip_position:
                 records = self._not_logged(position, records)
             for record in records:
@@ -213,6 +206,20 @@ class Recorder:
             fault = self._writer.faults.popleft()
             self._append(self._observer.envelope("fault") | fault._asdict() | {"path": str(fault.path)})
         return True
+
+    def _records_of(self, position: int, data: bytes) -> list[Record]:
+        event = abi.decode(data)
+        if event is None:
+            self._undecodable += 1
+            return [self._gap(self._observer, "undecodable", f"event of {len(data)} bytes", position=position)]
+        self._received += 1
+        try:
+            return self._observer.handle(position, event)
+        except Exception as e:
+            # A fault of ours on one event must not end the observation, nor meet the same event at each restart.
+            log.exception("the event at ring position %d was not understood", position)
+            detail = f"{type(event).__name__}: {type(e).__name__}: {e}"
+            return [self._gap(self._observer, "internal-error", detail, position=position)]
 
     def _not_logged(self, position: int, records: list[Record]) -> list[Record]:
         """Return those of an event's records that the log does not have yet."""

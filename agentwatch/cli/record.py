@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ def command(config: Config) -> None:
     """
     from agentwatch.recorder import Recorder  # noqa: PLC0415 -- --help must not map the decoders
 
+    logging.basicConfig(format="agentwatch: %(message)s", level=logging.INFO)
     stopping = False
 
     def stop(_number: int, _frame: object) -> None:
