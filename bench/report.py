@@ -76,6 +76,6 @@ def _rest(load_seconds: float, drained: Drained) -> str:
 |---|---|
 | `agentwatch probes load`: compile, attach, pin | {load_seconds:.1f} s |
 | events that waited in the ring for a recorder | {drained.events:,} ({drained.lost:,} lost) |
-| a recorder that is ready, until they were {drained.records:,} records in the log | {took:.1f} s, {rate:,.0f} records/s |
+| from ready to {drained.records:,} records logged | {took:.1f} s, {rate:,.0f} records/s |
 | `agentwatch index` of those records | {drained.index_seconds:.1f} s, {index_rate:,.0f} records/s |
 """
