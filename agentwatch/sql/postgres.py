@@ -26,7 +26,7 @@ from agentwatch.sql.tree import Fields, Walk, explain_runs
 
 MAX_TOKENS = 20_000
 """Of a folded text. A level of the tree takes at least two tokens and about 150 bytes of C stack when printed:
-1.5 MB at the limit, which a stack of 2 MB holds (tested; a thread usually has 8 MB). Beyond it the token scanner answers."""
+1.5 MB at the limit, which a stack of 2 MB holds (tested; a thread usually has 8 MB). Beyond it the scanner answers."""
 
 MAX_TREE_BYTES = 64 * 1024 * 1024
 """Of JSON: a text within MAX_TOKENS gives less than a tenth, literals apart."""
