@@ -52,8 +52,9 @@ class Host:
         self.run_dir = root / "run"
         self.pin_dir = root / "pins"
         self.path = root / "agentwatch.toml"
-        self.pin_dir.mkdir()
-        (self.pin_dir / "ring").touch()
+        links = self.pin_dir / "links"
+        links.mkdir(parents=True)
+        (links / "on_exec").touch()
         self.slice = find_cgroup2_mount() / self.watch
         self.configure(f"{self.watch}/{AGENT}*")
 
@@ -504,7 +505,7 @@ def test_unknown_user_is_one_clear_line(host: Host) -> None:
 
 
 def test_without_probes_nothing_runs(host: Host) -> None:
-    (host.pin_dir / "ring").unlink()
+    (host.pin_dir / "links" / "on_exec").unlink()
     done = host.run("/bin/echo", "ran")
     assert (done.returncode, done.stdout) == (69, "")
     assert "agentwatch probes load" in done.stderr
