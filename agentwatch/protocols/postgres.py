@@ -37,7 +37,7 @@ class PostgresDecoder:
         self._packet: bytearray | None = None if joined else bytearray()
         self._asked: list[int] = []
         self._exact = not joined
-        self._heard = False  # the server has spoken since the client did; only looked at where not exact
+        self._heard = False  # the server has spoken since the client did
         self._over = False
 
     def feed(self, direction: Direction, data: bytes, at: Instant) -> list[Message]:
@@ -54,8 +54,8 @@ class PostgresDecoder:
     def _answered(self, data: bytes, at: Instant, out: list[Message]) -> None:
         if self._asked:
             data = self._encryption_answer(data, at, out)
-        if not self._exact:
-            self._heard = self._heard or bool(data)
+        if data:
+            self._heard = True
             self._pairing.heard()
         frames = self._server.feed(data)
         if frames:

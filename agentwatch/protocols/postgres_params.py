@@ -102,5 +102,5 @@ def from_binary(raw: bytes, oid: int) -> Param:
         return raw
     try:
         return decode(raw)
-    except (BadValue, struct.error, ValueError, OverflowError, ArithmeticError, RecursionError):
+    except (BadValue, struct.error, ValueError, LookupError, ArithmeticError, RecursionError):
         return raw

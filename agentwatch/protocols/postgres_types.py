@@ -336,6 +336,8 @@ def _quoted(text: str) -> str:
 
 
 def _range(raw: bytes, decode: Callable[[bytes], Value]) -> str:
+    if not raw:
+        raise BadValue
     flags, pos = raw[0], 1
     if flags & 0x01:
         return "empty" if len(raw) == 1 else _bad()
