@@ -6,6 +6,7 @@ by side under temporary roots. Unknown keys are errors: a misspelt key must not 
 
 from __future__ import annotations
 
+import grp
 import os
 import re
 import tomllib
@@ -24,6 +25,22 @@ MAX_RING_BYTES = 1024 * 1024 * 1024
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
+def find_cgroup2_mount(mounts: Path = Path("/proc/self/mounts")) -> Path:
+    """Return where cgroup v2 is mounted on this host, also on a hybrid mount.
+
+    Raises ConfigError where there is none.
+    """
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError as e:
+        raise ConfigError(f"cannot read {mounts} to find the cgroup2 mount ({e.strerror}); set cgroup_root") from e
+    for line in lines:
+        _, directory, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(directory)
+    raise ConfigError("no cgroup2 file system is mounted; mount one (mount -t cgroup2 none DIR) and set cgroup_root")
+
+
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """One ``[[agent]]`` table: a name and the cgroups (relative to ``cgroup_root``, globs) that are it."""
@@ -40,7 +57,7 @@ class Config:
     state_dir: Path = Path("/var/lib/agentwatch")
     run_dir: Path = Path("/run/agentwatch")
     pin_dir: Path = Path("/sys/fs/bpf/agentwatch")
-    cgroup_root: Path = field(default_factory=lambda: find_cgroup2_mount())
+    cgroup_root: Path = field(default_factory=find_cgroup2_mount)
     watch: str = "agents.slice"
     ring_bytes: int = 64 * 1024 * 1024
     reader_group: str | None = None
@@ -53,21 +70,16 @@ class Config:
         """The watch root as a directory."""
         return self.cgroup_root / self.watch
 
-
-def find_cgroup2_mount(mounts: Path = Path("/proc/self/mounts")) -> Path:
-    """Return where cgroup v2 is mounted on this host, also on a hybrid mount.
-
-    Raises ConfigError where there is none.
-    """
-    try:
-        lines = mounts.read_text().splitlines()
-    except OSError as e:
-        raise ConfigError(f"cannot read {mounts} to find the cgroup2 mount ({e.strerror}); set cgroup_root") from e
-    for line in lines:
-        parts = line.split()
-        if len(parts) > 2 and parts[2] == "cgroup2":
-            return Path(parts[1])
-    raise ConfigError("no cgroup2 file system is mounted; mount one (mount -t cgroup2 none DIR) and set cgroup_root")
+    def reader_gid(self) -> int | None:
+        """Return the gid of the reader group, None without one. Raises ConfigError if the host does not know it."""
+        if self.reader_group is None:
+            return None
+        try:
+            return grp.getgrnam(self.reader_group).gr_gid
+        except KeyError as e:
+            raise ConfigError(
+                f"reader_group: this host has no group {self.reader_group!r}; create it (groupadd) or correct it"
+            ) from e
 
 
 def load(path: Path | None = None) -> Config:

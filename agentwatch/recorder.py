@@ -15,7 +15,6 @@ What the kernel could not put into the ring is declared: each second the loss co
 from __future__ import annotations
 
 import fcntl
-import grp
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentwatch import __version__, locks, state
-from agentwatch.errors import BusyError, ConfigError, PrivilegeError, StoreError
+from agentwatch.errors import BusyError, PrivilegeError, StoreError
 from agentwatch.kernel import abi, counters, pins
 from agentwatch.kernel.ring import Ring
 from agentwatch.log.reader import LogReader
@@ -74,7 +73,7 @@ class Recorder:
         self._ring_fd = pins.open_map(config, "ring")
         self._counters_fd = pins.open_map(config, "counters")
         self._ring = Ring(self._ring_fd)
-        self._writer = LogWriter(config.log_dir, reader_gid=_reader_gid(config))
+        self._writer = LogWriter(config.log_dir, reader_gid=config.reader_gid())
         self._received = self._undecodable = 0
         self._lost: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._skip_position, self._skip_count = -1, 0
@@ -351,14 +350,3 @@ def last_status(run_dir: Path) -> dict[str, Any]:
     except PermissionError as e:
         raise PrivilegeError(f"cannot look into {run_dir}: run as root") from e
     return content
-
-
-def _reader_gid(config: Config) -> int | None:
-    if config.reader_group is None:
-        return None
-    try:
-        return grp.getgrnam(config.reader_group).gr_gid
-    except KeyError as e:
-        raise ConfigError(
-            f"reader_group {config.reader_group!r} is no group of this host; make it (groupadd) or leave it out"
-        ) from e

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import grp
 import hashlib
 import os
 import sqlite3
@@ -18,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentwatch.errors import BusyError, ConfigError, PrivilegeError, StoreError
+from agentwatch.errors import BusyError, PrivilegeError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,21 +112,9 @@ def make_directory(config: Config) -> None:
             config.state_dir.mkdir(mode=0o700)
         except FileExistsError:
             return
-        if (gid := reader_gid(config)) is not None:
+        if (gid := config.reader_gid()) is not None:
             os.chown(config.state_dir, -1, gid)
             config.state_dir.chmod(0o750)
-
-
-def reader_gid(config: Config) -> int | None:
-    """Return the gid of the configured reader group. Raises ConfigError if the host does not know it."""
-    if config.reader_group is None:
-        return None
-    try:
-        return grp.getgrnam(config.reader_group).gr_gid
-    except KeyError as e:
-        raise ConfigError(
-            f"reader_group: this host has no group {config.reader_group!r}; create it or correct it"
-        ) from e
 
 
 def open_writer(config: Config) -> sqlite3.Connection:
@@ -152,7 +139,7 @@ def create(config: Config) -> sqlite3.Connection:
         for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             name.unlink(missing_ok=True)
         # Before SQLite writes a byte the mode is right; the -wal and -shm files take it from the database.
-        gid = reader_gid(config)
+        gid = config.reader_gid()
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if gid is not None:
@@ -195,7 +182,7 @@ def empty() -> sqlite3.Connection:
     return db
 
 
-class _OtherVersion(Exception):  # noqa: N818 - a control-flow signal within this file, never seen outside
+class _OtherVersion(Exception):
     pass
 
 
