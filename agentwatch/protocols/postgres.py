@@ -83,6 +83,7 @@ class PostgresDecoder:
             return out
         self._exact = False
         if self._packet is not None and direction == Direction.OUT:
+            self._client.position += len(self._packet)
             self._packet = None
             self._client.lose()
         if direction == Direction.OUT:

@@ -463,7 +463,10 @@ class Pairing:
         self.paired = self.quiet = False
         if requests_missed:
             self.outstanding = UNBOUNDED
-            self._end_portals(out)
+            for portal in self._names.end_portals():
+                if portal.suspended:  # it may have gone on unseen
+                    made = self.make.suspended(portal, portal.done_at, None)
+                    out.append(made._replace(outcome=Outcome.UNKNOWN))
             self._names.mark_stale()
 
     def _lose_count(self, out: list[Message]) -> None:
@@ -485,7 +488,7 @@ class Pairing:
             return False
         self._trusted_turns = 0 if self.outstanding else TRUSTED_TURNS
         self.paired = True
-        self.outstanding = 0
+        self.outstanding = self._rows = 0
         return True
 
     def _end_all(self, out: list[Message]) -> None:

@@ -39,7 +39,7 @@ _INFINITE_64 = 0x7FFFFFFFFFFFFFFF
 _INFINITE_32 = 0x7FFFFFFF
 
 
-class BadValue(Exception):  # noqa: N818 - a condition between two functions, no error of the program
+class BadValue(Exception):
     """The bytes are no value of the type."""
 
 
@@ -84,14 +84,19 @@ def _float4(raw: bytes) -> Value:
 
 
 def _shortest_float4(value: float, raw: bytes) -> str:
+    # f2s.c takes no number that lies exactly between two floats, though it would be read as this one.
+    near = float.fromhex("0x1p-150") if not any(raw[1:]) and raw[0] in (0, 0x80) else _half_step(value, raw)
     for digits in range(1, 9):
         text = f"{value:.{digits}g}"
-        try:
-            if struct.pack(">f", float(text)) == raw:
-                return text
-        except OverflowError:  # rounded up beyond the largest float4
-            continue
+        if abs(float(text) - value) < near:
+            return text
     return f"{value:.9g}"
+
+
+def _half_step(value: float, raw: bytes) -> float:
+    """Return half the distance to the float4 below in magnitude, the smaller one of the two neighbours."""
+    below: float = struct.unpack(">f", (int.from_bytes(raw, "big") - 1).to_bytes(4, "big"))[0]
+    return abs(value - below) / 2
 
 
 def _not_finite(value: float) -> str:

@@ -29,6 +29,9 @@ DAY = 86_400_000_000
         (26, b"\xff\xff\xff\xff", 4294967295),
         (700, struct.pack(">f", 0.1), 0.1),
         (700, struct.pack(">f", 3.4028235e38), 3.4028235e38),
+        (700, struct.pack(">f", -130473024.0), -130473024.0),  # -1.3047302e8 lies between two floats
+        (700, bytes(4), 0.0),
+        (700, b"\0\0\0\1", 1e-45),
         (701, struct.pack(">d", float("nan")), "NaN"),
         (701, struct.pack(">d", float("-inf")), "-Infinity"),
         (17, b"\0\xff", "\\x00ff"),
