@@ -41,6 +41,13 @@ def execute(portal: str = "", rows: int = 0) -> bytes:
     return message("E", z(portal) + struct.pack(">i", rows))
 
 
+def column(row: bytes, number: int) -> str:
+    """Return a column of a DataRow's values."""
+    for _ in range(number):
+        row = row[4 + struct.unpack_from(">i", row)[0] :]
+    return row[4 : 4 + struct.unpack_from(">i", row)[0]].decode()
+
+
 SYNC = message("S")
 FLUSH = message("H")
 
@@ -52,6 +59,7 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.buffer = b""
         self.key = b""
+        self.row = b""
         for code in packets:
             self.send(packet(code))
             if self.socket.recv(1) != b"N":
@@ -75,6 +83,8 @@ class Client:
                 one, self.buffer = self.buffer[:length], self.buffer[length:]
                 if one[:1] == b"K":
                     self.key = one[5:]
+                if one[:1] == b"D":
+                    self.row = one[7:]
                 if one[:1] in kinds.encode():
                     return one[0]
             data = self.socket.recv(65536)
@@ -211,7 +221,7 @@ def main() -> None:  # noqa: PLR0915 - a list of things to do
     c = Client(port, replication="true")
     c.send(message("Q", z("IDENTIFY_SYSTEM")))
     c.until_ready()
-    c.send(message("Q", z("START_REPLICATION PHYSICAL 0/1000000")))
+    c.send(message("Q", z(f"START_REPLICATION PHYSICAL {column(c.row, 2)}")))  # from the end: nothing to copy
     if c.until("WE") == ord("W"):
         c.send(message("c"))
         c.until_ready()
