@@ -147,6 +147,8 @@ def with_gap(pieces: Pieces, direction: int, start: int, length: int) -> list[Me
 
 
 def outcome(statement: Statement) -> tuple[object, ...]:
+    if statement.text and statement.text.startswith(b"START_REPLICATION"):
+        return (statement.outcome,)  # a walsender completes this one statement twice, with two tags
     return statement.outcome, statement.rows, statement.command_tag, statement.status_code, statement.error
 
 
