@@ -198,10 +198,15 @@ def test_only_the_standard_streams_are_open(host: Host) -> None:
     assert done.stdout.split() == ["0", "1", "2"]
 
 
+def ignored(status: dict[str, str]) -> int:
+    """Return the mask of ignored signals without 32 and 33: glibc's posix_spawn (make) ignores them, and keeps them."""
+    return int(status["SigIgn"], 16) & ~(0b11 << 31)
+
+
 def test_signals_are_as_a_fresh_program_expects(host: Host) -> None:
     done = host.run("/bin/cat", "/proc/self/status")
     status = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
-    assert (int(status["SigBlk"], 16), int(status["SigIgn"], 16)) == (0, 0)
+    assert (int(status["SigBlk"], 16), ignored(status)) == (0, 0)
 
 
 def test_ignored_hangup_stays_ignored(host: Host) -> None:
@@ -209,7 +214,7 @@ def test_ignored_hangup_stays_ignored(host: Host) -> None:
         ["/usr/bin/nohup", *host.words("/bin/cat", "/proc/self/status")], capture_output=True, text=True, check=True
     )
     status = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
-    assert int(status["SigIgn"], 16) == 1 << (signal.SIGHUP - 1)
+    assert ignored(status) == 1 << (signal.SIGHUP - 1)
 
 
 def test_without_a_user_the_one_who_called_sudo_is_meant(host: Host) -> None:
