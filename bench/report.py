@@ -28,6 +28,8 @@ Made by `{command}`; run it on your own machine, where the figures will be other
 pgbench with {clients} clients in the watch ("inside", every statement and its outcome in the log) and as the same user
 outside of it, runs interleaved. The ratio is the median over the pairs of runs, with the smallest and the largest.
 Resident memory holds the ring, which is mapped; private is what the recorder alone has.
+The recorder steps back while the ring has room, so part of its work falls after a run: its CPU per statement counts all
+of it, and its inverse is the rate that one core sustains.
 
 | load | transport | outside, tps | inside, tps | inside/outside | recorder CPU per statement | recorder RSS (private) |
 |---|---|---|---|---|---|---|
