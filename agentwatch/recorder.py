@@ -249,6 +249,7 @@ class Recorder:
             if (c.lost, c.lost_bytes) == before:
                 continue
             self._lost[program] = (c.lost, c.lost_bytes)
+            self._observer.lost_events()
             for cause, events, event_bytes in zip(counters.CAUSES, c.lost, c.lost_bytes, strict=True):
                 i = counters.CAUSES.index(cause)
                 count, size = events - before[0][i], event_bytes - before[1][i]

@@ -51,6 +51,8 @@ class Session:
     empty: bool = False
     """Whether its cgroup has no process (the members may have been moved out)."""
     ended: bool = False
+    suspect: bool = False
+    """Events were lost while it lived, the last ones perhaps among them: the file system is asked."""
 
 
 class Tracker:
@@ -118,6 +120,12 @@ class Tracker:
         if session is not None:
             session.empty = not populated
         return session
+
+    def ask_after_loss(self) -> None:
+        """Look at the cgroups of sessions whose end may be among lost events: gone or empty is over."""
+        for session in self.live():
+            if session.suspect and not session.empty:
+                session.empty = not cgroups.populated(self.config.cgroup_root / session.cgroup)
 
     @staticmethod
     def end_if_over(session: Session | None) -> bool:

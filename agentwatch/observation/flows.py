@@ -113,6 +113,8 @@ class FlowTable:
     def session_ended(self, cgroup: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close the Unix sockets of a session without processes; TCP has still packets on the way."""
         for flow in self._flows.values():
+            if flow.transport != "unix" and flow.released is None and flow.cgroup == cgroup:
+                flow.released = at  # the event of its release was lost
             if flow.transport == "unix" and not flow.closed and flow.cgroup == cgroup:
                 yield flow, flow.close(at)
 

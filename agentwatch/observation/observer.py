@@ -45,6 +45,11 @@ class Observer:
         self._uids: dict[int, int] = {}
         self.set_clock()
 
+    def lost_events(self) -> None:
+        """Take note that the kernel lost events: any session that lives may have ended unseen."""
+        for session in self.tracker.live():
+            session.suspect = True
+
     def set_clock(self) -> None:
         """Take the present distance between the wall clock and the time since boot."""
         self.clock_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -74,7 +79,8 @@ class Observer:
         return records
 
     def _end_forgotten(self, now: int, records: list[Record]) -> None:
-        """End sessions whose cgroup is empty and whose last exits were lost: only then is /proc asked."""
+        """End sessions whose last events were lost: only then are the cgroups and /proc asked."""
+        self.tracker.ask_after_loss()
         for session in self.tracker.live():
             if session.empty:
                 session.members = {tgid for tgid in session.members if Path(f"/proc/{tgid}").exists()}
