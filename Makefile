@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 
 # bcc compiles the probes; libbpf reads their ring; the rest is for the demo and the tests.
 APT_RUN := ca-certificates libbpf1 python3 python3-bpfcc python3-venv
-APT_TRY := passwd postgresql strace util-linux
+APT_TRY := gcc libc6-dev openssl passwd postgresql strace util-linux
 CLUSTER_CONF := /etc/postgresql-common/createcluster.d/agentwatch-setup.conf
 
 # The venv is right for one content of pyproject.toml at one place.
