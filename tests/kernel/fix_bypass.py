@@ -40,6 +40,15 @@ DECLARING = frozenset(("opaque", "gap", "request", "divergence", "delegation"))
 VARIANTS = {"preload.so": ("plain.c", "-shared", "-fPIC", "-DPRELOAD"), "static": ("plain.c", "-static")}
 
 
+def _setting(path: str) -> int:
+    file = Path("/proc/sys") / path
+    return int(file.read_text()) if file.exists() else 0
+
+
+NEEDS_IO_URING = pytest.mark.skipif(_setting("kernel/io_uring_disabled") > 0, reason="io_uring is disabled here")
+NEEDS_PTRACE = pytest.mark.skipif(_setting("kernel/yama/ptrace_scope") > 0, reason="Yama restricts ptrace here")
+
+
 class State(StrEnum):
     """How an attack ended; the states of docs/bypasses.md."""
 
