@@ -9,7 +9,7 @@
 #ifndef AGENTWATCH_ABI_H
 #define AGENTWATCH_ABI_H
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 enum aw_event_kind {
 	AW_FORK = 1,
@@ -65,6 +65,7 @@ enum aw_flag {
 	AW_F_CORE = 128, /* a core was dumped */
 	AW_F_UNATTRIBUTED = 256, /* tgid and tid are not known; the cgroup is */
 	AW_F_SUPPRESSED = 512, /* the length is exact, the bytes were not copied on purpose */
+	AW_F_URGENT = 1024, /* out-of-band: the receiver may never read these bytes */
 };
 
 enum aw_cgroup_operation {

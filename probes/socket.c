@@ -15,6 +15,7 @@
 #define STATE_ESTABLISHED 1
 #define STATE_SYN_SENT	  2
 
+#define MSG_OOB_FLAG	 1
 #define MSG_PEEK_FLAG	 2
 #define SOL_SOCKET_LEVEL 1
 #define SCM_RIGHTS_TYPE	 1
@@ -389,12 +390,13 @@ struct buffers {
 };
 
 /* Fill b from the registers of the system call; AW_F_ASYNC when it is not one that we know. */
-static inline __attribute__((always_inline)) void find_buffers(struct buffers *b, u8 direction)
+static inline __attribute__((always_inline)) void find_buffers(struct buffers *b, void *sk,
+							       u8 direction)
 {
 	void *task = (void *)bpf_get_current_task_btf();
 	void *regs = registers();
 	struct msghdr64 m = {};
-	u64 nr = 0, second = 0, third = 0, id = bpf_get_current_pid_tgid();
+	u64 nr = 0, fd = 0, second = 0, third = 0, fourth = 0, id = bpf_get_current_pid_tgid();
 	u32 status = 0;
 	int is_msg = 0;
 
@@ -406,7 +408,25 @@ static inline __attribute__((always_inline)) void find_buffers(struct buffers *b
 	KREAD(nr, regs, OFF(pt_regs, orig_ax));
 	KREAD(second, regs, OFF(pt_regs, si));
 	KREAD(third, regs, OFF(pt_regs, dx));
+	KREAD(fourth, regs, OFF(pt_regs, r10));
+	KREAD(fd, regs, OFF(pt_regs, di));
+	/*
+	 * io_uring finishes a send at the end of some other call, or in a worker with a copy of
+	 * its registers: a call on another descriptor is not the one that sent these bytes.
+	 */
+	if (sock_of_fd(fd) != sk) {
+		b->flags = AW_F_ASYNC;
+		return;
+	}
 	b->flags = AW_F_USER_MEMORY;
+	if (direction == AW_OUT) {
+		u64 flags = nr == NR_SENDTO || nr == NR_SENDMMSG ? fourth :
+			    nr == NR_SENDMSG			 ? third :
+								   0;
+
+		if (flags & MSG_OOB_FLAG)
+			b->flags |= AW_F_URGENT;
+	}
 	if (direction == AW_OUT ? nr == NR_WRITE || nr == NR_SENDTO :
 				  nr == NR_READ || nr == NR_RECVFROM) {
 		b->base = second;
@@ -582,7 +602,7 @@ static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag
 	__builtin_memset(k, 0, sizeof(*k));
 	k->total = result;
 	k->program = program;
-	find_buffers(&k->b, direction);
+	find_buffers(&k->b, sk, direction);
 	e = (struct aw_unix *)s->data;
 	__builtin_memset(e, 0, sizeof(*e));
 	fill_header(&e->h, AW_UNIX, k->b.flags, tag->cgroup);
@@ -601,6 +621,19 @@ static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag
 	return 0;
 }
 
+/* An empty message of a sendmmsg has no bytes to copy, but the next one lies behind it. */
+static inline __attribute__((always_inline)) void pass_message(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u64 nr = 0;
+	u32 *index = mmsg_index.lookup(&id);
+	u32 next = index ? *index + 1 : 1;
+
+	KREAD(nr, registers(), OFF(pt_regs, orig_ax));
+	if (nr == NR_SENDMMSG)
+		mmsg_index.update(&id, &next);
+}
+
 /* sock_send_length(sk, result, flags): after every send on every socket of the host */
 int on_sock_send(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -609,9 +642,14 @@ int on_sock_send(struct bpf_raw_tracepoint_args *ctx)
 	s32 result = ctx->args[1];
 	u16 family;
 
-	if (!tag || result <= 0)
+	if (!tag)
 		return 0;
 	family = family_of_sock(sk);
+	if (result <= 0) {
+		if (family == FAMILY_UNIX)
+			pass_message();
+		return 0;
+	}
 	if (family == FAMILY_INET || family == FAMILY_INET6) {
 		struct aw_counters *c = counters_of(AW_P_CONNECT);
 		u64 cookie = cookie_of_sock(sk);

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 1
+VERSION = 2
 
 
 class EventKind(IntEnum):
@@ -79,6 +79,7 @@ class Flag(IntFlag):
     F_CORE = 128
     F_UNATTRIBUTED = 256
     F_SUPPRESSED = 512
+    F_URGENT = 1024
 
 
 class CgroupOperation(IntEnum):

@@ -94,7 +94,10 @@ class FlowTable:
         flow.users.add(e.h.tgid)
         if e.total == 0:
             return flow, flow.close(e.h.boottime)
-        return flow, flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
+        items: list[Item] = []
+        if e.h.flags & abi.Flag.F_URGENT:
+            flow.urgent(e.h.boottime, items)
+        return flow, items + flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
 
     def released(self, cookie: int, at: int) -> None:
         """Take note that the application closed a socket: what is still on the way is waited for a moment."""

@@ -22,7 +22,7 @@ MAX_UNDECIDED_BYTES = 64 * 1024
 MAX_WRITERS = 256
 """Changes of the writing task that are remembered; beyond it the oldest bytes lose their thread, not their process."""
 
-TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
+TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK, TCP_URG = 1, 2, 4, 16, 32
 
 DECODERS = {"postgresql": PostgresDecoder}
 
@@ -138,6 +138,8 @@ class Flow:
             missed = other.acked(ack, syn=bool(flags & TCP_SYN))
             if missed:
                 self._pieces(Direction(1 - direction), missed, at, items)
+        if flags & TCP_URG and direction is Direction.OUT:
+            self.urgent(at, items)
         stream = self._streams[direction]
         pieces = stream.segment(seq, data, length, syn=bool(flags & TCP_SYN), fin=bool(flags & TCP_FIN))
         if pieces:
@@ -155,6 +157,14 @@ class Flow:
         if length > len(data):
             self._miss(direction, length - len(data), at, "user-memory", items)
         return items
+
+    def urgent(self, at: Instant, items: list[Item]) -> None:
+        """Take note of out-of-band bytes: the server may never read what the decoder would, reading ends."""
+        if self.reason is not None:
+            return
+        if self._decoder is not None:
+            self._take(self._decoder.close(at), items)
+        self._give_up("urgent-data")
 
     def close(self, at: Instant) -> list[Item]:
         """Take note that the connection ended."""
