@@ -9,7 +9,7 @@
 #ifndef AGENTWATCH_ABI_H
 #define AGENTWATCH_ABI_H
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 enum aw_event_kind {
 	AW_FORK = 1,
@@ -23,6 +23,11 @@ enum aw_event_kind {
 	AW_UNIX_OPEN = 9,
 	AW_UNIX = 10,
 	AW_CGROUP = 11,
+	AW_ROWS = 12,
+	AW_INPUT = 13,
+	AW_OUTSIDE = 14,
+	AW_DIVERGENCE = 15,
+	AW_UNIX_CALL = 16,
 };
 
 enum aw_program {
@@ -37,7 +42,10 @@ enum aw_program {
 	AW_P_UNIX_SEND = 8,
 	AW_P_UNIX_RECV = 9,
 	AW_P_CGROUP = 10,
-	AW_P_COUNT = 11,
+	AW_P_INPUT = 11,
+	AW_P_UNIX_COPY = 12,
+	AW_P_OUTSIDE = 13,
+	AW_P_COUNT = 14,
 };
 
 /* Why an event or a part of one did not reach the ring. */
@@ -66,6 +74,7 @@ enum aw_flag {
 	AW_F_UNATTRIBUTED = 256, /* tgid and tid are not known; the cgroup is */
 	AW_F_SUPPRESSED = 512, /* the length is exact, the bytes were not copied on purpose */
 	AW_F_URGENT = 1024, /* out-of-band: the receiver may never read these bytes */
+	AW_F_PEEKED = 2048, /* looked at, not taken: the same bytes come again */
 };
 
 enum aw_cgroup_operation {
@@ -85,8 +94,12 @@ struct aw_header {
 	__u64 cgroup; /* where the process came under watch */
 	__u32 tgid;
 	__u32 tid;
+	__u32 serial; /* counts what this program saw on this CPU, lost events included */
+	__u16 cpu;
+	__u8 program; /* enum aw_program */
+	__u8 reserved;
 };
-_Static_assert(sizeof(struct aw_header) == 32, "aw_header");
+_Static_assert(sizeof(struct aw_header) == 40, "aw_header");
 
 struct aw_fork {
 	struct aw_header h; /* of the child */
@@ -95,7 +108,7 @@ struct aw_fork {
 	__u64 reserved;
 	char comm[16];
 };
-_Static_assert(sizeof(struct aw_fork) == 64, "aw_fork");
+_Static_assert(sizeof(struct aw_fork) == 72, "aw_fork");
 
 /*
  * Followed by exe_len bytes of path components, then cwd_len, then the
@@ -118,14 +131,14 @@ struct aw_exec {
 	__u16 path_flags; /* 1: exe cut at the limit, 2: cwd cut */
 	char comm[16];
 };
-_Static_assert(sizeof(struct aw_exec) == 88, "aw_exec");
+_Static_assert(sizeof(struct aw_exec) == 96, "aw_exec");
 
 struct aw_argv {
 	struct aw_header h;
 	__u32 offset;
 	__u32 args_len;
 };
-_Static_assert(sizeof(struct aw_argv) == 40, "aw_argv");
+_Static_assert(sizeof(struct aw_argv) == 48, "aw_argv");
 
 /* Followed by filename_len bytes, then args_len bytes: arguments, each ended by NUL. */
 struct aw_exec_failed {
@@ -135,14 +148,14 @@ struct aw_exec_failed {
 	__u32 args_len;
 	__u32 filename_len;
 };
-_Static_assert(sizeof(struct aw_exec_failed) == 48, "aw_exec_failed");
+_Static_assert(sizeof(struct aw_exec_failed) == 56, "aw_exec_failed");
 
 struct aw_exit {
 	struct aw_header h;
 	__u32 exit_code; /* as wait(2): status << 8 | signal */
 	__u32 ppid;
 };
-_Static_assert(sizeof(struct aw_exit) == 40, "aw_exit");
+_Static_assert(sizeof(struct aw_exit) == 48, "aw_exit");
 
 /* An address: IPv4 and IPv6 in network order; a Unix path has its own field. */
 struct aw_connect {
@@ -161,7 +174,7 @@ struct aw_connect {
 	__u32 path_len; /* bytes of path used, with a leading NUL for an abstract name */
 	__u8 path[108];
 };
-_Static_assert(sizeof(struct aw_connect) == 216, "aw_connect");
+_Static_assert(sizeof(struct aw_connect) == 224, "aw_connect");
 
 /* One IP packet, or a piece of a large one; followed by captured bytes of payload. */
 struct aw_wire {
@@ -180,7 +193,7 @@ struct aw_wire {
 	__u8 tcp_flags;
 	__u8 direction;
 };
-_Static_assert(sizeof(struct aw_wire) == 96, "aw_wire");
+_Static_assert(sizeof(struct aw_wire) == 104, "aw_wire");
 
 struct aw_sock_end {
 	struct aw_header h;
@@ -188,7 +201,7 @@ struct aw_sock_end {
 	__u32 protocol;
 	__u32 reserved;
 };
-_Static_assert(sizeof(struct aw_sock_end) == 48, "aw_sock_end");
+_Static_assert(sizeof(struct aw_sock_end) == 56, "aw_sock_end");
 
 /* The first sight of a Unix socket. */
 struct aw_unix_open {
@@ -200,7 +213,7 @@ struct aw_unix_open {
 	__u32 path_len; /* of the peer's name; 0: it has none */
 	__u8 path[108];
 };
-_Static_assert(sizeof(struct aw_unix_open) == 168, "aw_unix_open");
+_Static_assert(sizeof(struct aw_unix_open) == 176, "aw_unix_open");
 
 /* A piece of one send or receive on a Unix socket; followed by captured bytes. */
 struct aw_unix {
@@ -214,7 +227,7 @@ struct aw_unix {
 	__u8 direction;
 	__u8 reserved[7];
 };
-_Static_assert(sizeof(struct aw_unix) == 72, "aw_unix");
+_Static_assert(sizeof(struct aw_unix) == 80, "aw_unix");
 
 /* Followed by path_len bytes. */
 struct aw_cgroup {
@@ -223,7 +236,7 @@ struct aw_cgroup {
 	__u32 operation;
 	__u32 path_len;
 };
-_Static_assert(sizeof(struct aw_cgroup) == 48, "aw_cgroup");
+_Static_assert(sizeof(struct aw_cgroup) == 56, "aw_cgroup");
 
 /* Per program and CPU. seen == submitted + the sum of lost, always. */
 struct aw_counters {
@@ -231,7 +244,26 @@ struct aw_counters {
 	__u64 submitted;
 	__u64 lost[AW_LOST_COUNT];
 	__u64 lost_bytes[AW_LOST_COUNT];
+	__u64 held; /* packets refused and processes stopped: seen again later, not seen now */
+	__u64 counted_bytes; /* of payload that was not copied because nobody reads it */
 };
-_Static_assert(sizeof(struct aw_counters) == 80, "aw_counters");
+_Static_assert(sizeof(struct aw_counters) == 96, "aw_counters");
+
+/* What is known of a loss: whose, where, why. */
+struct aw_loss_key {
+	__u64 cgroup; /* where the process came under watch; 0: not known */
+	__u32 program; /* enum aw_program */
+	__u32 cause; /* enum aw_lost */
+};
+_Static_assert(sizeof(struct aw_loss_key) == 16, "aw_loss_key");
+
+/* Grows only, but for the times. */
+struct aw_loss {
+	__u64 events;
+	__u64 bytes;
+	__u64 first; /* boottime, ns */
+	__u64 last;
+};
+_Static_assert(sizeof(struct aw_loss) == 32, "aw_loss");
 
 #endif

@@ -11,12 +11,12 @@
 static inline __attribute__((always_inline)) int put_cgroup(u64 id, u32 operation, void *path,
 							    u64 cgroup, u32 tgid)
 {
-	struct aw_counters *c = counters_of(AW_P_CGROUP);
 	struct scratch *s = scratch_of_cpu();
+	struct account a;
 	struct aw_cgroup *e;
 	long n;
 
-	if (!s || !c)
+	if (!s || !open_account(&a, AW_P_CGROUP, cgroup))
 		return 0;
 	e = (struct aw_cgroup *)s->data;
 	__builtin_memset(e, 0, sizeof(*e));
@@ -29,11 +29,11 @@ static inline __attribute__((always_inline)) int put_cgroup(u64 id, u32 operatio
 	e->operation = operation;
 	n = bpf_probe_read_kernel_str(s->data + sizeof(*e), CGROUP_PATH_BYTES, path);
 	if (n < 0 || n > CGROUP_PATH_BYTES) {
-		lose_bytes(c, AW_LOST_MEMORY, CGROUP_PATH_BYTES);
+		lose_bytes(&a, AW_LOST_MEMORY, CGROUP_PATH_BYTES);
 		n = 0;
 	}
 	e->path_len = n;
-	submit(c, s->data, sizeof(*e) + n, 0);
+	submit(&a, s->data, sizeof(*e) + n, 0);
 	return 0;
 }
 
@@ -68,7 +68,7 @@ int on_cgroup_attach(struct bpf_raw_tracepoint_args *ctx)
 	void *cgroup = (void *)ctx->args[0];
 	void *task = (void *)ctx->args[2];
 	u64 id = watched_cgroup(cgroup);
-	struct aw_counters *c;
+	struct account a;
 	struct tag *tag;
 	struct tag new = {};
 	void *root = NULL;
@@ -85,9 +85,8 @@ int on_cgroup_attach(struct bpf_raw_tracepoint_args *ctx)
 		return 0; /* a move in a v1 hierarchy changes nothing here */
 	if (!tag) {
 		new.cgroup = id;
-		c = counters_of(AW_P_CGROUP);
-		if (tags.update(&tgid, &new) && c)
-			lose(c, AW_LOST_MAP, 0);
+		if (tags.update(&tgid, &new) && open_account(&a, AW_P_CGROUP, id))
+			lose(&a, AW_LOST_MAP, 0);
 	} else {
 		new.cgroup = tag->cgroup; /* a watched process keeps its session wherever it goes */
 	}

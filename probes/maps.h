@@ -18,14 +18,41 @@
 #define MAX_CONNECTS 16384
 /* Larger than any event: fixed part, two paths, a file name and 32 KiB of bytes. */
 #define SCRATCH_BYTES 65536
+#define RING_BYTES    ((u64)RING_PAGES * PAGE_SIZE)
 /* Wake the reader when this part of the ring was written by one CPU since it last did. */
-#define WAKE_BYTES (RING_PAGES * PAGE_SIZE / 8)
+#define WAKE_BYTES (RING_BYTES / 8)
+/* Cgroups with something in the ring or with a policy at one time. */
+#define MAX_CGROUPS 16384
 
 /* Events. Written by every program, read by the recorder. Its size is the configuration's ring_bytes. */
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
 
+/* 0 -> ring: BCC has no word for bpf_ringbuf_query, which takes what a look-up here gives. Written by the loader. */
+BPF_ARRAY_OF_MAPS(rings, "ring", 1);
+
 /* enum aw_program -> its counters, per CPU. Written by every program, read by the recorder. */
 BPF_PERCPU_ARRAY(counters, struct aw_counters, AW_P_COUNT);
+
+/* Whose events were lost, and when. Written by every program, read by the recorder. Full: the counters still know how many. */
+BPF_TABLE("hash", struct aw_loss_key, struct aw_loss, losses, MAX_CGROUPS);
+
+/* What a cgroup has in the ring, bounded from above (has_room). */
+struct share {
+	u64 before; /* bytes it wrote before since */
+	u64 after; /* bytes it wrote after it */
+	u64 since; /* a position of the producers */
+};
+
+/* Cgroup -> share, while the ring is not nearly empty. Evicted: it begins anew, which lets it have a little more. */
+BPF_TABLE("lru_hash", u64, struct share, shares, MAX_CGROUPS);
+
+#define OVERFLOW_HOLD 1
+
+/* Cgroup -> OVERFLOW_HOLD. Written by agentwatch run and by the recorder, read when the ring has little room. */
+BPF_TABLE("hash", u64, u32, policies, MAX_CGROUPS);
+
+/* tgid -> 1: stopped because the ring was half full. Written by hold_back, emptied by the recorder. */
+BPF_TABLE("hash", u32, u8, stopped, MAX_TAGS);
 
 /* A watched process: where it came under watch. */
 struct tag {
@@ -117,6 +144,8 @@ union abi_witness {
 	struct aw_unix unix_call;
 	struct aw_cgroup cgroup;
 	struct aw_counters counters;
+	struct aw_loss_key loss_key;
+	struct aw_loss loss;
 	enum aw_event_kind kind;
 	enum aw_program program;
 	enum aw_lost lost;

@@ -117,8 +117,8 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	void *child = (void *)ctx->args[1];
 	u32 ppid = bpf_get_current_pid_tgid() >> 32;
 	struct tag *tag = tags.lookup(&ppid);
-	struct aw_counters *c;
 	struct aw_fork e = {};
+	struct account a;
 	struct tag new = {};
 	void *cred = NULL;
 	u32 tgid = 0;
@@ -130,11 +130,10 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	new.cgroup = tag ? tag->cgroup : watched_cgroup_of_task(child);
 	if (!new.cgroup)
 		return 0;
-	c = counters_of(AW_P_FORK);
-	if (!c)
+	if (!open_account(&a, AW_P_FORK, new.cgroup))
 		return 0;
 	if (tags.update(&tgid, &new)) {
-		lose(c, AW_LOST_MAP, 0);
+		lose(&a, AW_LOST_MAP, 0);
 		return 0;
 	}
 	fill_header(&e.h, AW_FORK, 0, new.cgroup);
@@ -144,7 +143,8 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	KREAD(cred, child, OFF(task_struct, cred));
 	KREAD(e.uid, cred, OFF(cred, uid));
 	bpf_get_current_comm(e.comm, sizeof(e.comm));
-	submit(c, &e, sizeof(e), 0);
+	submit(&a, &e, sizeof(e), 0);
+	hold_back(&a);
 	return 0;
 }
 
@@ -154,7 +154,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	void *task = (void *)ctx->args[0];
 	void *bprm = (void *)ctx->args[2];
 	struct tag *tag = watched();
-	struct aw_counters *c;
+	struct account a;
 	struct scratch *s;
 	struct aw_exec *e;
 	void *mm = NULL, *file = NULL, *cred = NULL, *fs = NULL, *filename = NULL;
@@ -166,9 +166,8 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!tag)
 		return 0;
 	cgroup = tag->cgroup;
-	c = counters_of(AW_P_EXEC);
 	s = scratch_of_cpu();
-	if (!s || !c)
+	if (!s || !open_account(&a, AW_P_EXEC, cgroup))
 		return 0;
 	e = (struct aw_exec *)s->data;
 	__builtin_memset(e, 0, sizeof(*e));
@@ -209,7 +208,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (offset >= SCRATCH_BYTES / 2 || n > ARGV_CHUNK)
 		return 0;
 	if (bpf_probe_read_user(s->data + offset, n, (void *)start)) {
-		lose_bytes(c, AW_LOST_MEMORY, n);
+		lose_bytes(&a, AW_LOST_MEMORY, n);
 	} else {
 		e->args_len = n;
 		offset += n;
@@ -217,30 +216,34 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	KEEP_BOUND(offset);
 	if (offset > SCRATCH_BYTES)
 		return 0;
-	if (submit(c, s->data, offset, n))
+	if (submit(&a, s->data, offset, n)) {
+		hold_back(&a);
 		return 0;
+	}
 
 	for (i = 1; i < ARGV_CHUNKS && total > ARGV_CHUNK * i; i++) {
-		struct aw_argv *a = (struct aw_argv *)s->data;
+		struct aw_argv *more = (struct aw_argv *)s->data;
 
 		n = total - ARGV_CHUNK * i;
 		if (n > ARGV_CHUNK)
 			n = ARGV_CHUNK;
-		__builtin_memset(a, 0, sizeof(*a));
-		fill_header(&a->h, AW_ARGV, 0, cgroup);
-		a->offset = ARGV_CHUNK * i;
+		__builtin_memset(more, 0, sizeof(*more));
+		fill_header(&more->h, AW_ARGV, 0, cgroup);
+		more->offset = ARGV_CHUNK * i;
 		KEEP_BOUND(n);
 		if (n > ARGV_CHUNK)
 			break;
-		if (bpf_probe_read_user(s->data + sizeof(*a), n, (void *)start + ARGV_CHUNK * i)) {
-			lose_bytes(c, AW_LOST_MEMORY, n);
+		if (bpf_probe_read_user(s->data + sizeof(*more), n,
+					(void *)start + ARGV_CHUNK * i)) {
+			lose_bytes(&a, AW_LOST_MEMORY, n);
 			break;
 		}
-		a->args_len = n;
-		submit(c, s->data, sizeof(*a) + n, n);
+		more->args_len = n;
+		submit(&a, s->data, sizeof(*more) + n, n);
 	}
 	if (total > ARGV_CHUNK * ARGV_CHUNKS)
-		lose_bytes(c, AW_LOST_LIMIT, total - ARGV_CHUNK * ARGV_CHUNKS);
+		lose_bytes(&a, AW_LOST_LIMIT, total - ARGV_CHUNK * ARGV_CHUNKS);
+	hold_back(&a);
 	return 0;
 }
 
@@ -258,7 +261,7 @@ struct syscall_exit {
  */
 static inline __attribute__((always_inline)) int exec_failed(struct syscall_exit *ctx, int is_at)
 {
-	struct aw_counters *c;
+	struct account a;
 	struct tag *tag;
 	struct aw_exec_failed *e;
 	struct scratch *s;
@@ -272,9 +275,8 @@ static inline __attribute__((always_inline)) int exec_failed(struct syscall_exit
 	tag = watched();
 	if (!tag)
 		return 0;
-	c = counters_of(AW_P_EXEC_FAILED);
 	s = scratch_of_cpu();
-	if (!s || !c)
+	if (!s || !open_account(&a, AW_P_EXEC_FAILED, tag->cgroup))
 		return 0;
 	regs = registers();
 	if (is_at) {
@@ -311,7 +313,8 @@ static inline __attribute__((always_inline)) int exec_failed(struct syscall_exit
 	KEEP_BOUND(offset);
 	if (offset > SCRATCH_BYTES)
 		return 0;
-	submit(c, s->data, offset, 0);
+	submit(&a, s->data, offset, 0);
+	hold_back(&a);
 	return 0;
 }
 
@@ -332,11 +335,11 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct tag *tag = watched();
 	struct aw_exit e = {};
 	void *signal = NULL, *leader = NULL;
-	struct aw_counters *c = counters_of(AW_P_EXIT);
+	struct account a;
 	u32 tgid, flags = 0;
 	s32 live = 0;
 
-	if (!tag || !c)
+	if (!tag || !open_account(&a, AW_P_EXIT, tag->cgroup))
 		return 0;
 	KREAD(signal, task, OFF(task_struct, signal));
 	KREAD(live, signal, OFF(signal_struct, live));
@@ -357,6 +360,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	if (e.exit_code & 0x80)
 		e.h.flags |= AW_F_CORE;
 	e.ppid = parent_tgid(task);
-	submit(c, &e, sizeof(e), 0);
+	stopped.delete(&tgid);
+	submit(&a, &e, sizeof(e), 0);
 	return 0;
 }

@@ -85,8 +85,30 @@ static inline __attribute__((always_inline)) void *registers(void)
 	return (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
 }
 
+/* The name of the Unix socket at the other end into path; its length, 0 when it has none. */
+static inline __attribute__((always_inline)) u32 peer_path(void *sk, u8 *path)
+{
+	void *peer = NULL, *address = NULL;
+	s32 len = 0;
+
+	KREAD(peer, sk, OFF(unix_sock, peer));
+	if (!peer)
+		return 0;
+	KREAD(address, peer, OFF(unix_sock, addr));
+	if (!address)
+		return 0;
+	KREAD(len, address, OFF(unix_address, len));
+	len -= 2; /* sun_family */
+	if (len <= 0)
+		return 0;
+	if (len > 108)
+		len = 108;
+	bpf_probe_read_kernel(path, 108, address + OFF(unix_address, name) + 2);
+	return len;
+}
+
 /* Remember the current task as the last that wrote on a socket. */
-static inline __attribute__((always_inline)) void remember_owner(struct aw_counters *c, u64 cookie,
+static inline __attribute__((always_inline)) void remember_owner(struct account *a, u64 cookie,
 								 u64 cgroup)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -96,7 +118,7 @@ static inline __attribute__((always_inline)) void remember_owner(struct aw_count
 	if (known && known->tid == o.tid && known->tgid == o.tgid)
 		return;
 	if (owners.update(&cookie, &o)) {
-		lose(c, AW_LOST_MAP, 0);
+		lose(a, AW_LOST_MAP, 0);
 	}
 }
 
@@ -106,7 +128,7 @@ static inline __attribute__((always_inline)) void remember_owner(struct aw_count
  * is in a sending call whose descriptor is this very socket; a soft interrupt
  * that runs on top of some other task is not taken for it.
  */
-static inline __attribute__((always_inline)) void refresh_owner(struct aw_counters *c, u64 cookie,
+static inline __attribute__((always_inline)) void refresh_owner(struct account *a, u64 cookie,
 								struct owner *o)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -129,7 +151,7 @@ static inline __attribute__((always_inline)) void refresh_owner(struct aw_counte
 	sk = sock_of_fd(fd);
 	if (!sk || cookie_of_sock(sk) != cookie)
 		return;
-	remember_owner(c, cookie, tag->cgroup);
+	remember_owner(a, cookie, tag->cgroup);
 	o->tgid = tgid;
 	o->tid = id;
 	o->cgroup = tag->cgroup;

@@ -148,19 +148,18 @@ fill_wire(struct aw_wire *e, struct packet *p, struct owner *o, u64 cookie, u8 d
 	e->local_port = direction == AW_OUT ? p->source_port : p->target_port;
 }
 
-/* One piece of n payload bytes that begins at done, in a reservation of size bytes. */
-static inline __attribute__((always_inline)) void put_piece(struct __sk_buff *skb, struct packet *p,
-							    struct owner *o, struct aw_counters *c,
-							    u64 cookie, u8 direction, u64 done,
-							    u64 n, const u64 size)
+/* One piece of n payload bytes that begins at done, in a reservation of size bytes; 0, or -1: no room. */
+static inline __attribute__((always_inline)) int put_piece(struct __sk_buff *skb, struct packet *p,
+							   struct owner *o, struct account *a,
+							   u64 cookie, u8 direction, u64 done,
+							   u64 n, const u64 size)
 {
 	struct aw_wire *e = ring.ringbuf_reserve(size);
 
-	if (!e) {
-		lose(c, AW_LOST_RING, n);
-		return;
-	}
+	if (!e)
+		return -1;
 	fill_wire(e, p, o, cookie, direction);
+	number(a, &e->h);
 	e->seq = p->seq + done;
 	e->payload = n;
 	/* SYN counts before the first byte, FIN after the last: only the piece that has it says so. */
@@ -176,62 +175,78 @@ static inline __attribute__((always_inline)) void put_piece(struct __sk_buff *sk
 	if (n > size - sizeof(*e))
 		n = 0;
 	if (n && bpf_skb_load_bytes(skb, p->offset + done, (void *)(e + 1), n)) {
-		lose_bytes(c, AW_LOST_MEMORY, n);
+		lose_bytes(a, AW_LOST_MEMORY, n);
 		n = 0;
 	}
 	e->captured = n;
 	e->h.len = sizeof(*e) + n;
 	ring.ringbuf_submit(e, wake_flag(size));
-	__sync_fetch_and_add(&c->seen, 1);
-	__sync_fetch_and_add(&c->submitted, 1);
+	count_submitted(a);
+	return 0;
 }
 
-static inline __attribute__((always_inline)) void put_packet(struct __sk_buff *skb,
-							     struct packet *p, struct owner *o,
-							     struct aw_counters *c, u64 cookie,
-							     u8 direction)
+/* Returns how many bytes of payload found no room. A piece that did is told again with the packet, if that is held. */
+static inline __attribute__((always_inline)) int put_packet(struct __sk_buff *skb, struct packet *p,
+							    struct owner *o, struct account *a,
+							    u64 cookie, u8 direction)
 {
 	u64 done = 0, n, need;
 	int i;
 
 	for (i = 0; i < LARGE_PIECES && p->payload - done > LARGE_BYTES; i++) {
-		put_piece(skb, p, o, c, cookie, direction, done, LARGE_BYTES, 65536);
+		if (put_piece(skb, p, o, a, cookie, direction, done, LARGE_BYTES, 65536))
+			return -1;
 		done += LARGE_BYTES;
 	}
 	n = p->payload - done;
 	if (n > LARGE_BYTES) {
-		lose_bytes(c, AW_LOST_LIMIT, n - LARGE_BYTES);
+		lose_bytes(a, AW_LOST_LIMIT, n - LARGE_BYTES);
 		n = LARGE_BYTES;
 	}
 	need = sizeof(struct aw_wire) + (p->copied ? n : 0);
-	if (need <= 96)
-		put_piece(skb, p, o, c, cookie, direction, done, n, 96);
-	else if (need <= 192)
-		put_piece(skb, p, o, c, cookie, direction, done, n, 192);
-	else if (need <= 384)
-		put_piece(skb, p, o, c, cookie, direction, done, n, 384);
-	else if (need <= 1024)
-		put_piece(skb, p, o, c, cookie, direction, done, n, 1024);
-	else if (need <= 4096)
-		put_piece(skb, p, o, c, cookie, direction, done, n, 4096);
-	else if (need <= 16384)
-		put_piece(skb, p, o, c, cookie, direction, done, n, 16384);
-	else
-		put_piece(skb, p, o, c, cookie, direction, done, n, 65536);
+	if (need <= 104)
+		return put_piece(skb, p, o, a, cookie, direction, done, n, 104);
+	if (need <= 192)
+		return put_piece(skb, p, o, a, cookie, direction, done, n, 192);
+	if (need <= 384)
+		return put_piece(skb, p, o, a, cookie, direction, done, n, 384);
+	if (need <= 1024)
+		return put_piece(skb, p, o, a, cookie, direction, done, n, 1024);
+	if (need <= 4096)
+		return put_piece(skb, p, o, a, cookie, direction, done, n, 4096);
+	if (need <= 16384)
+		return put_piece(skb, p, o, a, cookie, direction, done, n, 16384);
+	return put_piece(skb, p, o, a, cookie, direction, done, n, 65536);
+}
+
+/* What becomes of a packet that cannot be recorded: 0 refuses it, and TCP sends it again later. */
+static inline __attribute__((always_inline)) int without_room(struct account *a, u64 payload)
+{
+	if (holds(a->cgroup)) {
+		__sync_fetch_and_add(&a->counters->held, 1);
+		return 0;
+	}
+	lose(a, AW_LOST_RING, payload);
+	return 1;
 }
 
 static inline __attribute__((always_inline)) int on_packet(struct __sk_buff *skb, u8 direction)
 {
-	struct aw_counters *c = counters_of(direction == AW_OUT ? AW_P_EGRESS : AW_P_INGRESS);
 	struct packet p = {};
 	struct owner owner = {};
 	struct owner *known;
-	u64 cookie;
+	struct account a;
+	u64 cookie = socket_cookie(skb);
 
-	if (!c)
+	known = owners.lookup(&cookie);
+	if (known)
+		owner = *known;
+	else
+		owner.cgroup = bpf_skb_cgroup_id(skb);
+	if (!open_account(&a, direction == AW_OUT ? AW_P_EGRESS : AW_P_INGRESS, owner.cgroup))
 		return 1;
 	if (parse(skb, &p)) {
-		lose(c, AW_LOST_MEMORY, skb->len);
+		lose(&a, AW_LOST_MEMORY, skb->len);
 		return 1;
 	}
 	/* A bare acknowledgement tells nothing that the next packet does not. */
@@ -239,15 +254,12 @@ static inline __attribute__((always_inline)) int on_packet(struct __sk_buff *skb
 	    !(p.tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST)))
 		return 1;
 	p.copied = p.protocol == PROTOCOL_TCP && !p.fragment;
-	cookie = socket_cookie(skb);
-	known = owners.lookup(&cookie);
-	if (known)
-		owner = *known;
-	else
-		owner.cgroup = bpf_skb_cgroup_id(skb);
 	if (direction == AW_OUT && p.payload)
-		refresh_owner(c, cookie, &owner);
-	put_packet(skb, &p, &owner, c, cookie, direction);
+		refresh_owner(&a, cookie, &owner);
+	if (!has_room(a.cgroup, sizeof(struct aw_wire) + (p.copied ? p.payload : 0),
+		      p.payload ? PATIENCE_PAYLOAD : PATIENCE_CONTROL) ||
+	    put_packet(skb, &p, &owner, &a, cookie, direction))
+		return without_room(&a, p.payload);
 	return 1;
 }
 

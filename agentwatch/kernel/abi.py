@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 2
+VERSION = 3
 
 
 class EventKind(IntEnum):
@@ -30,6 +30,11 @@ class EventKind(IntEnum):
     UNIX_OPEN = 9
     UNIX = 10
     CGROUP = 11
+    ROWS = 12
+    INPUT = 13
+    OUTSIDE = 14
+    DIVERGENCE = 15
+    UNIX_CALL = 16
 
 
 class Program(IntEnum):
@@ -46,7 +51,10 @@ class Program(IntEnum):
     P_UNIX_SEND = 8
     P_UNIX_RECV = 9
     P_CGROUP = 10
-    P_COUNT = 11
+    P_INPUT = 11
+    P_UNIX_COPY = 12
+    P_OUTSIDE = 13
+    P_COUNT = 14
 
 
 class Lost(IntEnum):
@@ -80,6 +88,7 @@ class Flag(IntFlag):
     F_UNATTRIBUTED = 256
     F_SUPPRESSED = 512
     F_URGENT = 1024
+    F_PEEKED = 2048
 
 
 class CgroupOperation(IntEnum):
@@ -101,7 +110,19 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "aw_cgroup_operation": CgroupOperation,
 }
 
-_HEADER = (("len", "I"), ("kind", "H"), ("flags", "H"), ("boottime", "Q"), ("cgroup", "Q"), ("tgid", "I"), ("tid", "I"))
+_HEADER = (
+    ("len", "I"),
+    ("kind", "H"),
+    ("flags", "H"),
+    ("boottime", "Q"),
+    ("cgroup", "Q"),
+    ("tgid", "I"),
+    ("tid", "I"),
+    ("serial", "I"),
+    ("cpu", "H"),
+    ("program", "B"),
+    ("reserved", "B"),
+)
 
 LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
     "aw_header": _HEADER,
@@ -178,7 +199,16 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("reserved", "7s"),
     ),
     "aw_cgroup": (("h", ""), ("id", "Q"), ("operation", "I"), ("path_len", "I")),
-    "aw_counters": (("seen", "Q"), ("submitted", "Q"), ("lost", "4Q"), ("lost_bytes", "4Q")),
+    "aw_counters": (
+        ("seen", "Q"),
+        ("submitted", "Q"),
+        ("lost", "4Q"),
+        ("lost_bytes", "4Q"),
+        ("held", "Q"),
+        ("counted_bytes", "Q"),
+    ),
+    "aw_loss_key": (("cgroup", "Q"), ("program", "I"), ("cause", "I")),
+    "aw_loss": (("events", "Q"), ("bytes", "Q"), ("first", "Q"), ("last", "Q")),
 }
 
 
@@ -202,6 +232,10 @@ class Header(NamedTuple):
     cgroup: int
     tgid: int
     tid: int
+    serial: int
+    cpu: int
+    program: int
+    reserved: int
 
 
 class Fork(NamedTuple):
@@ -336,7 +370,7 @@ Event = Fork | Exec | Argv | ExecFailed | Exit | Connect | Wire | SockEnd | Unix
 _FORK, _EXEC, _ARGV, _EXEC_FAILED = (layout(f"aw_{n}") for n in ("fork", "exec", "argv", "exec_failed"))
 _EXIT, _CONNECT, _WIRE, _SOCK_END = (layout(f"aw_{n}") for n in ("exit", "connect", "wire", "sock_end"))
 _UNIX_OPEN, _UNIX, _CGROUP = (layout(f"aw_{n}") for n in ("unix_open", "unix", "cgroup"))
-COUNTERS = layout("aw_counters")
+COUNTERS, LOSS_KEY, LOSS = layout("aw_counters"), layout("aw_loss_key"), layout("aw_loss")
 _CUT_EXE, _CUT_CWD = 1, 2
 
 

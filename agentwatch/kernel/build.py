@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROBES = Path(__file__).resolve().parents[2] / "probes"
 INSTALLED_PROBES = Path(__file__).resolve().parents[1] / "probes"
-SUBJECTS = ("process.c", "socket.c", "wire.c", "cgroup.c")
+SUBJECTS = ("process.c", "connect.c", "unix.c", "wire.c", "cgroup.c")
 
 _INCLUDE = re.compile(r'^#include "([a-z_0-9]+\.h)"$', re.MULTILINE)
 _OFF = re.compile(r"\bOFF\((\w+), (\w+)\)")

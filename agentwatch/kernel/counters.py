@@ -24,6 +24,8 @@ class Counters(NamedTuple):
     submitted: int
     lost: tuple[int, ...]
     lost_bytes: tuple[int, ...]
+    held: int
+    counted_bytes: int
 
 
 CAUSES = _CAUSES
@@ -35,11 +37,11 @@ def read(fd: int) -> dict[str, Counters]:
     result = {}
     for program in PROGRAMS:
         raw = bpf.map_lookup(fd, struct.pack("<I", program), cpus * abi.COUNTERS.size) or b""
-        columns = list(zip(*abi.COUNTERS.iter_unpack(raw), strict=True)) or [(0,)] * 10
+        columns = list(zip(*abi.COUNTERS.iter_unpack(raw), strict=True)) or [(0,)] * (4 + 2 * len(_CAUSES))
         sums = [sum(column) for column in columns]
         causes = len(_CAUSES)
         result[program.name.removeprefix("P_").lower()] = Counters(
-            sums[0], sums[1], tuple(sums[2 : 2 + causes]), tuple(sums[2 + causes : 2 + 2 * causes])
+            sums[0], sums[1], tuple(sums[2 : 2 + causes]), tuple(sums[2 + causes : 2 + 2 * causes]), *sums[2 + 2 * causes :]
         )
     return result
 
@@ -52,6 +54,8 @@ def total(counters: dict[str, Counters]) -> Counters:
         sum(c.submitted for c in values),
         tuple(sum(c.lost[i] for c in values) for i in range(len(_CAUSES))),
         tuple(sum(c.lost_bytes[i] for c in values) for i in range(len(_CAUSES))),
+        sum(c.held for c in values),
+        sum(c.counted_bytes for c in values),
     )
 
 

@@ -77,7 +77,12 @@ HOOKS = (
 
 MAPS = (
     "ring",
+    "rings",
     "counters",
+    "losses",
+    "shares",
+    "policies",
+    "stopped",
     "tags",
     "owners",
     "connecting",

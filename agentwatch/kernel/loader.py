@@ -125,8 +125,10 @@ def _pin_and_attach(config: Config, module: Any) -> None:
     pins.links_dir(config).mkdir(mode=0o700)
     for name in hooks.MAPS:
         bpf.obj_pin(module[name].map_fd, pins.maps_dir(config) / name)
+    slot = struct.pack("<I", 0)
+    bpf.map_update(module["rings"].map_fd, slot, struct.pack("<I", module["ring"].map_fd))
     more = module.load_func(_CONTINUATION, int(hooks.ProgramType.RAW_TRACEPOINT)).fd
-    bpf.map_update(module["continuation"].map_fd, struct.pack("<I", 0), struct.pack("<I", more))
+    bpf.map_update(module["continuation"].map_fd, slot, struct.pack("<I", more))
     cgroup = os.open(config.watch_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for hook in hooks.HOOKS:

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * What watched tasks send and receive on Unix sockets, which no packet ever shows.
+ *
+ * The hooks are the socket layer's own tracepoints, not
+ * those of the ten system calls: they fire for sockets only, so the host's file
+ * I/O pays nothing, they tell the socket and the result, and they fire after the
+ * kernel has touched the buffer, so it is resident. The buffer itself is found
+ * from the registers of the system call that is running; a caller that has none
+ * of the expected ones (io_uring, splice) is marked AW_F_ASYNC and declared.
+ */
+#include "sock.h"
+
+#define MSG_OOB_FLAG	 1
+#define MSG_PEEK_FLAG	 2
+#define SOL_SOCKET_LEVEL 1
+#define SCM_RIGHTS_TYPE	 1
+
+#define UNIX_PIECE 32768ULL
+/*
+ * Steps of one run of on_more_pieces: an iovec or a piece each. The kernel allows
+ * 33 tail calls: 2112 steps are the 1024 iovecs a call can have, each with a
+ * piece, or 69 MB in one buffer.
+ */
+#define UNIX_PIECES 64
+
+struct iovec64 {
+	u64 base;
+	u64 len;
+};
+
+struct msghdr64 {
+	u64 name;
+	u32 namelen;
+	u32 pad;
+	u64 iov;
+	u64 iovlen;
+	u64 control;
+	u64 controllen;
+	u64 flags;
+};
+
+struct cmsghdr64 {
+	u64 len;
+	s32 level;
+	s32 type;
+};
+
+/* Where the bytes of the running send or receive lie in the process. */
+struct buffers {
+	u64 base; /* of the buffer being read */
+	u64 len; /* bytes left in it */
+	u64 iov; /* of the next iovec */
+	u64 count; /* iovecs left */
+	u64 control;
+	u64 controllen;
+	u16 flags;
+};
+
+/* Fill b from the registers of the system call; AW_F_ASYNC when it is not one that we know. */
+static inline __attribute__((always_inline)) void find_buffers(struct buffers *b, void *sk,
+							       u8 direction)
+{
+	void *task = (void *)bpf_get_current_task_btf();
+	void *regs = registers();
+	struct msghdr64 m = {};
+	u64 nr = 0, fd = 0, second = 0, third = 0, fourth = 0, id = bpf_get_current_pid_tgid();
+	u32 status = 0;
+	int is_msg = 0;
+
+	KREAD(status, task, OFF(task_struct, thread_info) + OFF(thread_info, status));
+	if (status & TS_COMPAT_FLAG) {
+		b->flags = AW_F_COMPAT;
+		return;
+	}
+	KREAD(nr, regs, OFF(pt_regs, orig_ax));
+	KREAD(second, regs, OFF(pt_regs, si));
+	KREAD(third, regs, OFF(pt_regs, dx));
+	KREAD(fourth, regs, OFF(pt_regs, r10));
+	KREAD(fd, regs, OFF(pt_regs, di));
+	/*
+	 * io_uring finishes a send at the end of some other call, or in a worker with a copy of
+	 * its registers: a call on another descriptor is not the one that sent these bytes.
+	 */
+	if (sock_of_fd(fd) != sk) {
+		b->flags = AW_F_ASYNC;
+		return;
+	}
+	b->flags = AW_F_USER_MEMORY;
+	if (direction == AW_OUT) {
+		u64 flags = nr == NR_SENDTO || nr == NR_SENDMMSG ? fourth :
+			    nr == NR_SENDMSG			 ? third :
+								   0;
+
+		if (flags & MSG_OOB_FLAG)
+			b->flags |= AW_F_URGENT;
+	}
+	if (direction == AW_OUT ? nr == NR_WRITE || nr == NR_SENDTO :
+				  nr == NR_READ || nr == NR_RECVFROM) {
+		b->base = second;
+		b->len = third;
+	} else if (direction == AW_OUT ? nr == NR_WRITEV || nr == NR_PWRITEV2 :
+					 nr == NR_READV || nr == NR_PREADV2) {
+		b->iov = second;
+		b->count = third;
+	} else if (direction == AW_OUT ? nr == NR_SENDMSG : nr == NR_RECVMSG) {
+		is_msg = 1;
+	} else if (direction == AW_OUT ? nr == NR_SENDMMSG : nr == NR_RECVMMSG) {
+		u32 *index = mmsg_index.lookup(&id);
+		u32 next = index ? *index : 0;
+
+		is_msg = 1;
+		second += 64ULL * next;
+		next++;
+		mmsg_index.update(&id, &next);
+	} else {
+		b->flags = AW_F_ASYNC;
+	}
+	if (!is_msg)
+		return;
+	bpf_probe_read_user(&m, sizeof(m), (void *)second);
+	b->iov = m.iov;
+	b->count = m.iovlen;
+	b->control = m.control;
+	b->controllen = m.controllen;
+}
+
+static inline __attribute__((always_inline)) int passes_rights(struct buffers *b)
+{
+	struct cmsghdr64 c = {};
+
+	if (!b->control || b->controllen < sizeof(c))
+		return 0;
+	bpf_probe_read_user(&c, sizeof(c), (void *)b->control);
+	return c.level == SOL_SOCKET_LEVEL && c.type == SCM_RIGHTS_TYPE && c.len > sizeof(c) &&
+	       c.len <= b->controllen;
+}
+
+static inline __attribute__((always_inline)) void unix_open(struct account *a, struct tag *tag,
+							    void *sk, u64 inode)
+{
+	struct aw_unix_open e = {};
+	void *pid = NULL;
+	u16 type = 0;
+	u8 one = 1;
+
+	if (unix_seen.lookup(&inode))
+		return;
+	unix_seen.update(&inode, &one);
+	fill_header(&e.h, AW_UNIX_OPEN, 0, tag->cgroup);
+	e.inode = inode;
+	e.cookie = cookie_of_sock(sk);
+	KREAD(type, sk, OFF(sock, sk_type));
+	e.type = type;
+	KREAD(pid, sk, OFF(sock, sk_peer_pid));
+	if (pid)
+		KREAD(e.peer_tgid, pid, OFF(pid, numbers) + OFF(upid, nr));
+	e.path_len = peer_path(sk, e.path);
+	submit(a, &e, sizeof(e), 0);
+}
+
+/* A send or receive that is being copied out; kept in the scratch slot between tail calls. */
+struct copying {
+	struct buffers b;
+	u64 done; /* bytes of the call that were dealt with */
+	u64 total;
+	u64 program;
+	u64 cgroup;
+};
+
+/* The last part of a scratch slot. An event ends well before it. */
+#define COPYING_AT (SCRATCH_BYTES - sizeof(struct copying))
+
+/* Copy out up to UNIX_PIECES buffers. 1: there is more. */
+static inline __attribute__((always_inline)) int copy_pieces(struct scratch *s, struct copying *k,
+							     struct account *a)
+{
+	struct aw_unix *e = (struct aw_unix *)s->data;
+	int i;
+
+	for (i = 0; i < UNIX_PIECES; i++) {
+		u64 n = k->total - k->done;
+		u64 len = k->b.len;
+		u64 captured;
+
+		if (k->done >= k->total)
+			return 0;
+		if (!len) {
+			struct iovec64 v = {};
+
+			if (!k->b.count || bpf_probe_read_user(&v, sizeof(v), (void *)k->b.iov))
+				return 0;
+			k->b.iov += sizeof(v);
+			k->b.count--;
+			k->b.base = v.base;
+			k->b.len = v.len;
+			continue;
+		}
+		if (n > len)
+			n = len;
+		if (n > UNIX_PIECE)
+			n = UNIX_PIECE;
+		KEEP_BOUND(n);
+		if (n > UNIX_PIECE)
+			return 0;
+		captured = n;
+		if (bpf_probe_read_user(s->data + sizeof(*e), n, (void *)k->b.base)) {
+			lose_bytes(a, AW_LOST_MEMORY, n);
+			captured = 0;
+		}
+		e->offset = k->done;
+		e->payload = n;
+		e->captured = captured;
+		submit_payload(a, e, sizeof(*e) + captured, captured);
+		k->done += n;
+		k->b.base += n;
+		k->b.len -= n;
+	}
+	return 1;
+}
+
+/* What was not reached is told as one piece without bytes: their number is never lost. */
+static inline __attribute__((always_inline)) void tell_rest(struct scratch *s, struct copying *k,
+							    struct account *a)
+{
+	struct aw_unix *e = (struct aw_unix *)s->data;
+
+	if (k->done >= k->total)
+		return;
+	e->offset = k->done;
+	e->payload = k->total - k->done;
+	e->captured = 0;
+	lose_bytes(a, k->b.flags & AW_F_USER_MEMORY ? AW_LOST_LIMIT : AW_LOST_MEMORY,
+		   k->total - k->done);
+	submit_payload(a, e, sizeof(*e), 0);
+}
+
+/* Copies out what unix_call found, calling itself while there is more. */
+int on_more_pieces(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct scratch *s = scratch_of_cpu();
+	struct copying *k;
+	struct account a;
+
+	if (!s)
+		return 0;
+	k = (struct copying *)(s->data + COPYING_AT);
+	if (!open_account(&a, k->program, k->cgroup))
+		return 0;
+	if (copy_pieces(s, k, &a))
+		continuation.call(ctx, 0);
+	tell_rest(s, k, &a);
+	hold_back(&a);
+	return 0;
+}
+
+static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag *tag, void *sk,
+							   u32 result, u8 direction)
+{
+	u32 program = direction == AW_OUT ? AW_P_UNIX_SEND : AW_P_UNIX_RECV;
+	u64 inode = inode_of_sock(sk);
+	struct scratch *s = scratch_of_cpu();
+	struct copying *k;
+	struct aw_unix *e;
+	struct account a;
+
+	if (!s || !open_account(&a, program, tag->cgroup))
+		return 0;
+	unix_open(&a, tag, sk, inode);
+	k = (struct copying *)(s->data + COPYING_AT);
+	__builtin_memset(k, 0, sizeof(*k));
+	k->total = result;
+	k->program = program;
+	k->cgroup = tag->cgroup;
+	find_buffers(&k->b, sk, direction);
+	e = (struct aw_unix *)s->data;
+	__builtin_memset(e, 0, sizeof(*e));
+	fill_header(&e->h, AW_UNIX, k->b.flags, tag->cgroup);
+	if (passes_rights(&k->b))
+		e->h.flags |= AW_F_SCM_RIGHTS;
+	e->inode = inode;
+	e->cookie = cookie_of_sock(sk);
+	e->total = result;
+	e->direction = direction;
+	if (result == 0) { /* the other end has closed */
+		submit(&a, e, sizeof(*e), 0);
+		return 0;
+	}
+	continuation.call(ctx, 0);
+	tell_rest(s, k, &a);
+	return 0;
+}
+
+/* An empty message of a sendmmsg has no bytes to copy, but the next one lies behind it. */
+static inline __attribute__((always_inline)) void pass_message(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u64 nr = 0;
+	u32 *index = mmsg_index.lookup(&id);
+	u32 next = index ? *index + 1 : 1;
+
+	KREAD(nr, registers(), OFF(pt_regs, orig_ax));
+	if (nr == NR_SENDMMSG)
+		mmsg_index.update(&id, &next);
+}
+
+/* sock_send_length(sk, result, flags): after every send on every socket of the host */
+int on_sock_send(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct tag *tag = watched();
+	void *sk = (void *)ctx->args[0];
+	s32 result = ctx->args[1];
+	u16 family;
+
+	if (!tag)
+		return 0;
+	family = family_of_sock(sk);
+	if (result <= 0) {
+		if (family == FAMILY_UNIX)
+			pass_message();
+		return 0;
+	}
+	if (family == FAMILY_INET || family == FAMILY_INET6) {
+		u64 cookie = cookie_of_sock(sk);
+		struct account a;
+
+		if (cookie && open_account(&a, AW_P_CONNECT, tag->cgroup))
+			remember_owner(&a, cookie, tag->cgroup);
+		return 0;
+	}
+	return family == FAMILY_UNIX ? unix_call(ctx, tag, sk, result, AW_OUT) : 0;
+}
+
+/* sock_recv_length(sk, result, flags) */
+int on_sock_recv(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct tag *tag = watched();
+	void *sk = (void *)ctx->args[0];
+	s32 result = ctx->args[1];
+	s32 flags = ctx->args[2];
+
+	if (!tag || result < 0 || flags & MSG_PEEK_FLAG)
+		return 0;
+	return family_of_sock(sk) == FAMILY_UNIX ? unix_call(ctx, tag, sk, result, AW_IN) : 0;
+}
+
+/* Ends the count of messages of a sendmmsg or recvmmsg call; attached to the exits of both. */
+int on_exit_mmsg(void *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	mmsg_index.delete(&id);
+	return 0;
+}
