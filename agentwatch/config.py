@@ -22,6 +22,7 @@ ENVIRONMENT_VARIABLE = "AGENTWATCH_CONFIG"
 MIN_RING_BYTES = 64 * 1024
 """Below this a single large payload event would not fit."""
 MAX_RING_BYTES = 1024 * 1024 * 1024
+OVERFLOW_POLICIES = ("count", "hold")
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
@@ -43,10 +44,15 @@ def find_cgroup2_mount(mounts: Path = Path("/proc/self/mounts")) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """One ``[[agent]]`` table: a name and the cgroups (relative to ``cgroup_root``, globs) that are it."""
+    """One ``[[agent]]`` table: a name and the cgroups (relative to ``cgroup_root``, globs) that are it.
+
+    ``overflow`` says what happens when the ring is full: ``count`` (go on, and declare what is missing) or ``hold``
+    (refuse packets and stop processes until there is room).
+    """
 
     name: str
     cgroup: str
+    overflow: str = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +160,16 @@ def _agents(path: Path, agents: object) -> tuple[AgentConfig, ...]:
     result: list[AgentConfig] = []
     for number, agent in enumerate(agents, 1):
         where = f"{path}: [[agent]] number {number}"
-        if unknown := set(agent) - {"name", "cgroup"}:
-            raise ConfigError(f"{where}: unknown key {min(unknown)!r}; known are: cgroup, name")
-        name, cgroup = agent.get("name"), agent.get("cgroup")
+        if unknown := set(agent) - {"name", "cgroup", "overflow"}:
+            raise ConfigError(f"{where}: unknown key {min(unknown)!r}; known are: cgroup, name, overflow")
+        name, cgroup, overflow = agent.get("name"), agent.get("cgroup"), agent.get("overflow", "count")
         if not isinstance(name, str) or not _AGENT_NAME.match(name):
             raise ConfigError(f"{where}: name must be 1 to 64 letters, digits, '.', '_' or '-', not {name!r}")
         if not isinstance(cgroup, str) or not cgroup or "\0" in cgroup:
             raise ConfigError(f"{where}: cgroup must be a glob like 'agents.slice/{name}*', not {cgroup!r}")
+        if overflow not in OVERFLOW_POLICIES:
+            raise ConfigError(f"{where}: overflow must be one of {', '.join(OVERFLOW_POLICIES)}, not {overflow!r}")
         if any(name == other.name for other in result):
             raise ConfigError(f"{where}: the name {name!r} is used twice; give each agent one table")
-        result.append(AgentConfig(name, _relative_cgroup(path, "cgroup", cgroup)))
+        result.append(AgentConfig(name, _relative_cgroup(path, "cgroup", cgroup), overflow))
     return tuple(result)

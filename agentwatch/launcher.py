@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from agentwatch import foreground
-from agentwatch.errors import BusyError, ConfigError, KernelError, StoreError
+from agentwatch.errors import BusyError, ConfigError, KernelError, ProbesNotLoaded, StoreError
 from agentwatch.identity import agents, cgroups, naming, sessions, users
+from agentwatch.kernel import holding
 
 if TYPE_CHECKING:
     import signal
@@ -61,12 +62,20 @@ def launch(config: Config, agent: AgentConfig, user: User, argv: Sequence[str]) 
     """
     with foreground.held() as waited, _place(config, agent) as place:
         _register(config, agent, user, argv, place)
+        if agent.overflow == "hold":
+            _hold(config, place)
         status = _run(place, user, argv, waited)
         try:
             sessions.set_status(config.run_dir, place.cgroup_id, foreground.exit_status(status))
         except StoreError as e:  # the command has run: its status is the answer, whatever becomes of ours
             sys.stderr.write(f"agentwatch: {e}; the session's end will be recorded without an exit status\n")
         return status
+
+
+def _hold(config: Config, place: _Place) -> None:
+    """Have the kernel hold the session from its first packet on; without probes nothing is recorded anyway."""
+    with contextlib.suppress(ProbesNotLoaded):
+        holding.hold(config, place.cgroup_id)
 
 
 @contextlib.contextmanager

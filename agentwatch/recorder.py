@@ -9,7 +9,8 @@ The order of things is what makes a kill at any moment lose nothing:
 
 A recorder that starts reads the ring again from the saved position with the saved state. Records that the log
 already has are skipped: each carries the ring position of its event, and the same events give the same records.
-What the kernel could not put into the ring is declared: each second the loss counters become ``gap`` records.
+What the kernel could not put into the ring is declared: several times a second its account is compared with what
+was received (``accounting``), and a difference becomes a ``gap`` record.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agentwatch import __version__, locks, state
+from agentwatch.accounting import Ledger
 from agentwatch.errors import BusyError, PrivilegeError, StoreError
-from agentwatch.kernel import abi, counters, pins
+from agentwatch.kernel import abi, counters, holding, pins
 from agentwatch.kernel.ring import Ring
 from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import LogWriter
@@ -74,8 +76,10 @@ class Recorder:
         self._counters_fd = pins.open_map(config, "counters")
         self._ring = Ring(self._ring_fd)
         self._writer = LogWriter(config.log_dir, reader_gid=config.reader_gid())
-        self._received = self._undecodable = 0
-        self._lost: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._losses_fd = pins.open_map(config, "losses")
+        self._stopped_fd = pins.open_map(config, "stopped")
+        self._held = frozenset(agent.name for agent in config.agents if agent.overflow == "hold")
+        self._ledger = Ledger(from_start=self._ring.released == 0)
         self._skip_position, self._skip_count = -1, 0
         self._saved_position = -1
         self._nice = URGENT_NICE
@@ -102,7 +106,9 @@ class Recorder:
             observer.tracker.config = self.config
             observer.set_clock()
             self._ring.position = max(saved.position, self._ring.released)
-            self._received, self._undecodable, self._lost = saved.received, saved.undecodable, dict(saved.lost)
+            self._ledger = saved.ledger
+            for session in observer.tracker.live():
+                self._hold_if_asked(session.agent, session.cgroup_id)
             self._find_what_is_logged(saved.seq)
             self._begin(observer, resumed=True)
         return observer
@@ -156,7 +162,7 @@ class Recorder:
         """Close everything; the log is whole."""
         self._writer.close()
         self._ring.close()
-        for descriptor in (self._ring_fd, self._counters_fd, self._lock):
+        for descriptor in (self._ring_fd, self._counters_fd, self._losses_fd, self._stopped_fd, self._lock):
             os.close(descriptor)
 
     def _step(self) -> bool:
@@ -209,9 +215,9 @@ class Recorder:
     def _records_of(self, position: int, data: bytes) -> list[Record]:
         event = abi.decode(data)
         if event is None:
-            self._undecodable += 1
+            self._ledger.undecodable += 1
             return [self._gap(self._observer, "undecodable", f"event of {len(data)} bytes", position=position)]
-        self._received += 1
+        self._ledger.take(event.h)
         try:
             return self._observer.handle(position, event)
         except Exception as e:
@@ -225,7 +231,15 @@ class Recorder:
         return records[self._skip_count :] if position == self._skip_position else []
 
     def _append(self, record: Record) -> None:
-        self._writer.append(encode(record), critical=record["kind"] in CRITICAL_KINDS)
+        kind = record["kind"]
+        if kind == "session_start":
+            self._hold_if_asked(record["agent"], record["cgroup_id"])
+        self._writer.append(encode(record), critical=kind in CRITICAL_KINDS)
+
+    def _hold_if_asked(self, agent: str, cgroup_id: int) -> None:
+        # agentwatch run does it before the first process; this is for cgroups that something else makes.
+        if agent in self._held:
+            holding.hold(self.config, cgroup_id)
 
     def _tick(self, *, force: bool = False) -> None:
         self._ticked_at = now = time.monotonic_ns()
@@ -234,29 +248,18 @@ class Recorder:
         for record in self._observer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
             self._append(record)
         account = counters.read(self._counters_fd)
-        self._declare_losses(account)
+        drained = self._ring.backlog == 0  # after the counters: what they know of was read, then
+        for missing in self._ledger.settle(account, counters.losses(self._losses_fd), drained=drained):
+            for record in self._observer.lost(missing):
+                self._append(record)
+        if self._held and self._ring.fill < MODEST_FILL * self._ring.size:
+            holding.release(self._stopped_fd)
         self._write_status(account)
         if now - self._beat_at >= HEARTBEAT_NS or force:
             self._beat_at = now
             total = counters.total(account)
-            fields = {"seen": total.seen, "submitted": total.submitted, "received": self._received}
+            fields = {"seen": total.seen, "submitted": total.submitted, "received": self._ledger.received}
             self._append(self._observer.envelope("heartbeat") | {"counters": fields})
-
-    def _declare_losses(self, account: dict[str, counters.Counters]) -> None:
-        """Turn what the kernel lost since the last look into gap records."""
-        for program, c in account.items():
-            before = self._lost.get(program, ((0,) * len(c.lost), (0,) * len(c.lost)))
-            if (c.lost, c.lost_bytes) == before:
-                continue
-            self._lost[program] = (c.lost, c.lost_bytes)
-            self._observer.lost_events()
-            for cause, events, event_bytes in zip(counters.CAUSES, c.lost, c.lost_bytes, strict=True):
-                i = counters.CAUSES.index(cause)
-                count, size = events - before[0][i], event_bytes - before[1][i]
-                if count or size:
-                    name = GAP_CAUSES[cause]
-                    record = self._gap(self._observer, name, f"{program}: {EXPLANATIONS[cause]}", length=size)
-                    self._append(record | {"count": count})
 
     def _gap(
         self, observer: Observer, cause: str, detail: str, *, length: int | None = None, position: int | None = None
@@ -283,9 +286,7 @@ class Recorder:
                 ring=self._ring_name,
                 position=position,
                 seq=self._writer.next_seq,
-                received=self._received,
-                undecodable=self._undecodable,
-                lost=self._lost,
+                ledger=self._ledger,
                 observer=self._observer,
             ),
         )
@@ -295,15 +296,17 @@ class Recorder:
         self._save_cost = time.monotonic_ns() - now
         self._write_status(counters.read(self._counters_fd))
 
-    def _write_status(self, account: dict[str, counters.Counters]) -> None:
+    def _write_status(self, account: counters.Account) -> None:
         total = counters.total(account)
         content = {
             "pid": os.getpid(),
             "seen": total.seen,
             "submitted": total.submitted,
             "lost": sum(total.lost),
-            "received": self._received,
-            "undecodable": self._undecodable,
+            "held": total.held,
+            "received": self._ledger.received,
+            "undecodable": self._ledger.undecodable,
+            "unaccounted": self._ledger.unaccounted,
             "recorded": self._writer.durable_seq,
             "flows": len(self._observer.flows),
             "backlog_bytes": self._ring.backlog,
@@ -313,15 +316,6 @@ class Recorder:
         temporary = self.config.run_dir / f"{STATUS_FILE}.tmp"
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(self.config.run_dir / STATUS_FILE)
-
-
-GAP_CAUSES = {"ring": "ring-full", "memory": "user-memory", "map": "limit", "limit": "limit"}
-EXPLANATIONS = {
-    "ring": "the ring was full",
-    "memory": "memory of the process or the packet was not readable",
-    "map": "a kernel map was full",
-    "limit": "larger than a limit of the probes",
-}
 
 
 def _lock(run_dir: Path) -> int:

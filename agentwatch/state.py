@@ -20,6 +20,7 @@ from agentwatch import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agentwatch.accounting import Ledger
     from agentwatch.observation.observer import Observer
 
 FILE = "recorder.state"
@@ -33,10 +34,7 @@ class State:
     """Which ring the position is of: boot id and load time of the probes."""
     position: int
     seq: int
-    received: int
-    undecodable: int
-    lost: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    """What was declared lost so far, by program: events and bytes by cause."""
+    ledger: Ledger
     observer: Observer
 
 

@@ -37,11 +37,31 @@ static inline __attribute__((always_inline)) int put_cgroup(u64 id, u32 operatio
 	return 0;
 }
 
+/* A cgroup that is made in one that is held is held from its first process on. */
+static inline __attribute__((always_inline)) void inherit_policy(void *cgroup, u64 id)
+{
+	void *css = NULL;
+	void *kn = NULL;
+	u64 parent = 0;
+	u32 *known, policy;
+
+	KREAD(css, cgroup, OFF(cgroup, self) + OFF(cgroup_subsys_state, parent));
+	KREAD(kn, css, OFF(cgroup, kn) - OFF(cgroup, self));
+	KREAD(parent, kn, OFF(kernfs_node, id));
+	known = policies.lookup(&parent);
+	if (!known)
+		return;
+	policy = *known;
+	policies.update(&id, &policy);
+}
+
 /* cgroup_mkdir(cgroup, path) */
 int on_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = watched_cgroup((void *)ctx->args[0]);
 
+	if (id)
+		inherit_policy((void *)ctx->args[0], id);
 	return id ? put_cgroup(id, AW_CG_MKDIR, (void *)ctx->args[1], id, 0) : 0;
 }
 
@@ -50,6 +70,8 @@ int on_cgroup_rmdir(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = watched_cgroup((void *)ctx->args[0]);
 
+	if (id)
+		policies.delete(&id);
 	return id ? put_cgroup(id, AW_CG_RMDIR, (void *)ctx->args[1], id, 0) : 0;
 }
 

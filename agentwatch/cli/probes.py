@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentwatch.cli.common import config_option, pass_config
-from agentwatch.kernel import bpf, counters, hooks, pins
+from agentwatch.kernel import bpf, counters, holding, hooks, pins
 
 if TYPE_CHECKING:
     from agentwatch.config import Config
@@ -41,12 +41,14 @@ def load(config: Config) -> None:
 @command.command("unload")
 @pass_config
 def unload(config: Config) -> None:
-    """Detach and unpin the probes. Events that nobody read are gone.
+    """Detach and unpin the probes. Events that nobody read are gone; processes that were held go on.
 
     Exit status: 0 unloaded (or nothing was loaded), 77 not root.
     """
     pins.is_loaded(config)  # says so when it may not look
-    click.echo(f"unloaded: {pins.remove(config)} hooks")
+    with holding.released_afterwards(config):
+        links = pins.remove(config)
+    click.echo(f"unloaded: {links} hooks")
 
 
 @command.command("status")
@@ -62,9 +64,10 @@ def status(config: Config, *, as_json: bool) -> None:
     missing = [hook.link for hook in hooks.HOOKS if hook.link not in attached]
     fd = pins.open_map(config, "counters")
     try:
-        programs = counters.read(fd)
+        account = counters.read(fd)
     finally:
         os.close(fd)
+    programs = {p.name.removeprefix("P_").lower(): counters.of_program(account, p) for p in counters.PROGRAMS}
     if as_json:
         click.echo(json.dumps({"attached": sorted(attached), "missing": missing, **_as_json(programs)}))
     else:
@@ -99,6 +102,8 @@ def _as_json(programs: dict[str, counters.Counters]) -> dict[str, object]:
                 "submitted": c.submitted,
                 "lost": dict(zip(counters.CAUSES, c.lost, strict=True)),
                 "lost_bytes": dict(zip(counters.CAUSES, c.lost_bytes, strict=True)),
+                "held": c.held,
+                "counted_bytes": c.counted_bytes,
             }
             for name, c in programs.items()
         }

@@ -17,7 +17,7 @@ from agentwatch.kernel import counters, pins
 if TYPE_CHECKING:
     from agentwatch.config import Config
 
-_COUNTERS = ("seen", "submitted", "lost", "received", "undecodable", "recorded")
+_COUNTERS = ("seen", "submitted", "lost", "held", "received", "undecodable", "unaccounted", "recorded")
 
 
 @click.command("status")
@@ -69,7 +69,7 @@ def _of_kernel(config: Config) -> dict[str, object]:
         total = counters.total(counters.read(descriptor))
     finally:
         os.close(descriptor)
-    return {"seen": total.seen, "submitted": total.submitted, "lost": sum(total.lost)}
+    return {"seen": total.seen, "submitted": total.submitted, "lost": sum(total.lost), "held": total.held}
 
 
 def _indexed(config: Config) -> int:

@@ -11,9 +11,12 @@ import os
 import struct
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentwatch.errors import KernelError, PrivilegeError, ProbesNotLoaded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LIBRARY = "libbpf.so.1"
 
@@ -47,6 +50,7 @@ def _library() -> ctypes.CDLL:
         "bpf_raw_tracepoint_open": (path, fd),
         "bpf_map_lookup_elem": (fd, data, data),
         "bpf_map_update_elem": (fd, data, data, ctypes.c_uint64),
+        "bpf_map_delete_elem": (fd, data),
         "bpf_map_get_next_key": (fd, data, data),
         "bpf_obj_get_info_by_fd": (fd, data, ctypes.POINTER(ctypes.c_uint32)),
         "bpf_btf_get_fd_by_id": (ctypes.c_uint32,),
@@ -157,3 +161,25 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Set the value of a key."""
     _check(_library().bpf_map_update_elem(fd, key, value, 0), "writing a map")
+
+
+def map_delete(fd: int, key: bytes) -> None:
+    """Remove a key; one that is not there is no error."""
+    if _library().bpf_map_delete_elem(fd, key) < 0 and ctypes.get_errno() != errno.ENOENT:
+        _check(-1, "deleting from a map")
+
+
+def map_items(fd: int, key_bytes: int, value_bytes: int, limit: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield keys and values of a hash map, at the most ``limit``.
+
+    A map that changes meanwhile may show an entry twice or not at all: for callers that look again.
+    """
+    before: bytes | None = None
+    after = ctypes.create_string_buffer(key_bytes)
+    for _ in range(limit):
+        if _library().bpf_map_get_next_key(fd, before, after) < 0:
+            return
+        before = after.raw
+        value = map_lookup(fd, before, value_bytes)
+        if value is not None:
+            yield before, value

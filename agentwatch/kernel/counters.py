@@ -1,4 +1,4 @@
-"""The kernel's own account of what it captured: the per-CPU counters, summed."""
+"""The kernel's own account of what it captured and lost: counters for each program and CPU, losses for each cgroup."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 from agentwatch.kernel import abi, bpf
 
-_CAUSES = tuple(cause.name.removeprefix("LOST_").lower() for cause in abi.Lost if cause is not abi.Lost.LOST_COUNT)
+CAUSES = tuple(cause.name.removeprefix("LOST_").lower() for cause in abi.Lost if cause is not abi.Lost.LOST_COUNT)
 PROGRAMS = tuple(p for p in abi.Program if p is not abi.Program.P_COUNT)
+MAX_LOSSES = 16384
+"""Entries of the ``losses`` map, as in probes/maps.h."""
 
 
 class Counters(NamedTuple):
-    """One program's account, or the sum of all; ``lost`` and ``lost_bytes`` by cause.
+    """One program's account, or the sum of several; ``lost`` and ``lost_bytes`` by cause.
 
-    ``seen == submitted + sum(lost)``, always.
+    ``seen == submitted + sum(lost)``, always. ``held`` counts refused packets and stopped processes.
     """
 
     seen: int
@@ -28,35 +30,63 @@ class Counters(NamedTuple):
     counted_bytes: int
 
 
-CAUSES = _CAUSES
+class Loss(NamedTuple):
+    """What one program lost of one cgroup for one reason since the load. Times are CLOCK_BOOTTIME, ns."""
+
+    cgroup: int
+    program: int
+    cause: int
+    events: int
+    bytes: int
+    first: int
+    last: int
 
 
-def read(fd: int) -> dict[str, Counters]:
-    """Return the counters of each program, from the descriptor of the ``counters`` map."""
+Account = dict[tuple[int, int], Counters]
+"""(program, CPU) -> its counters."""
+
+
+def read(fd: int) -> Account:
+    """Return the counters of each program on each CPU, from the descriptor of the ``counters`` map."""
     cpus = possible_cpus()
     result = {}
     for program in PROGRAMS:
         raw = bpf.map_lookup(fd, struct.pack("<I", program), cpus * abi.COUNTERS.size) or b""
-        columns = list(zip(*abi.COUNTERS.iter_unpack(raw), strict=True)) or [(0,)] * (4 + 2 * len(_CAUSES))
-        sums = [sum(column) for column in columns]
-        causes = len(_CAUSES)
-        result[program.name.removeprefix("P_").lower()] = Counters(
-            sums[0], sums[1], tuple(sums[2 : 2 + causes]), tuple(sums[2 + causes : 2 + 2 * causes]), *sums[2 + 2 * causes :]
-        )
+        for cpu, values in enumerate(abi.COUNTERS.iter_unpack(raw)):
+            result[int(program), cpu] = _counters(values)
     return result
 
 
-def total(counters: dict[str, Counters]) -> Counters:
-    """Return the sum over all programs."""
-    values = counters.values()
+def _counters(values: tuple[int, ...]) -> Counters:
+    causes = len(CAUSES)
+    return Counters(values[0], values[1], values[2 : 2 + causes], values[2 + causes : 2 + 2 * causes], *values[-2:])
+
+
+def of_program(account: Account, program: int) -> Counters:
+    """Return the sum over all CPUs of a program."""
+    return _sum([c for (p, _), c in account.items() if p == program])
+
+
+def total(account: Account) -> Counters:
+    """Return the sum over everything."""
+    return _sum(list(account.values()))
+
+
+def _sum(values: list[Counters]) -> Counters:
     return Counters(
         sum(c.seen for c in values),
         sum(c.submitted for c in values),
-        tuple(sum(c.lost[i] for c in values) for i in range(len(_CAUSES))),
-        tuple(sum(c.lost_bytes[i] for c in values) for i in range(len(_CAUSES))),
+        tuple(sum(c.lost[i] for c in values) for i in range(len(CAUSES))),
+        tuple(sum(c.lost_bytes[i] for c in values) for i in range(len(CAUSES))),
         sum(c.held for c in values),
         sum(c.counted_bytes for c in values),
     )
+
+
+def losses(fd: int) -> list[Loss]:
+    """Return whose events were lost, from the descriptor of the ``losses`` map."""
+    items = bpf.map_items(fd, abi.LOSS_KEY.size, abi.LOSS.size, MAX_LOSSES)
+    return [Loss(*abi.LOSS_KEY.unpack(key), *abi.LOSS.unpack(value)) for key, value in items]
 
 
 def possible_cpus() -> int:

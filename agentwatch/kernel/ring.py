@@ -61,6 +61,11 @@ class Ring:
         """Bytes that were written and not read."""
         return self._producer[0] - self.position
 
+    @property
+    def fill(self) -> int:
+        """Bytes that the producers cannot use: written, and not given back."""
+        return self._producer[0] - self._consumer[0]
+
     def read(self, limit: int) -> Batch:
         """Read what is there, up to about ``limit`` bytes; stops at an event that is still being written."""
         mask = self.size - 1

@@ -21,6 +21,7 @@ from agentwatch.observation.flows import FlowTable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentwatch.accounting import Missing
     from agentwatch.config import Config
     from agentwatch.records.encoding import Record
     from agentwatch.streams.flow import Flow, Item
@@ -45,10 +46,18 @@ class Observer:
         self._uids: dict[int, int] = {}
         self.set_clock()
 
-    def lost_events(self) -> None:
-        """Take note that the kernel lost events: any session that lives may have ended unseen."""
-        for session in self.tracker.live():
-            session.suspect = True
+    def lost(self, missing: Missing) -> list[Record]:
+        """Return the ``gap`` record of events that were lost. The session they belong to may have ended unseen."""
+        records: list[Record] = []
+        at = missing.until or time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        session = self._session_of(missing.cgroup, at, records) if missing.cgroup else None
+        for suspect in self.tracker.live() if session is None else [session]:
+            suspect.suspect = True
+        fields = {"cause": missing.cause, "count": missing.events, "bytes": missing.bytes, "detail": missing.detail}
+        if missing.since is not None:
+            fields["since"] = missing.since
+        records.append(self.envelope_of("gap", at, session) | fields)
+        return records
 
     def set_clock(self) -> None:
         """Take the present distance between the wall clock and the time since boot."""

@@ -57,7 +57,7 @@ class Run(NamedTuple):
 class Watch:
     """One instance. ``start`` loads the probes and starts the recorder, ``stop`` undoes it."""
 
-    def __init__(self, user: str, *, ring_bytes: int | None = None) -> None:
+    def __init__(self, user: str, *, ring_bytes: int | None = None, overflow: str = "count") -> None:
         self.user = user
         self.root = Path(tempfile.mkdtemp(prefix="agentwatch-test-"))
         self.root.chmod(0o755)  # what refuses the agent's user must be the log's own permissions
@@ -73,7 +73,7 @@ class Watch:
         self.config.write_text(
             f'log_dir = "{self.log_dir}"\nstate_dir = "{self.root}/state"\nrun_dir = "{self.run_dir}"\n'
             f'pin_dir = "{self.pin_dir}"\nwatch = "{self.slice}"\n{ring}'
-            f'[[agent]]\nname = "{AGENT}"\ncgroup = "{self.slice}/{AGENT}*"\n'
+            f'[[agent]]\nname = "{AGENT}"\ncgroup = "{self.slice}/{AGENT}*"\noverflow = "{overflow}"\n'
         )
 
     # The command line
@@ -163,7 +163,7 @@ class Watch:
 
     def stop(self) -> None:
         """End what was started, by process id, and remove the pins, the cgroups and the files."""
-        for pid in self._agent_pids():
+        for pid in self.agent_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.recorder is not None and self.recorder.poll() is None:
@@ -174,7 +174,7 @@ class Watch:
         self.cli("probes", "unload", check=False)
         shutil.rmtree(self.pin_dir, ignore_errors=True)
         deadline = time.monotonic() + STOP_SECONDS
-        while self._agent_pids() and time.monotonic() < deadline:
+        while self.agent_pids() and time.monotonic() < deadline:
             time.sleep(0.05)
         if self.cgroup.exists():
             for directory in sorted(self.cgroup.rglob("*/"), reverse=True):
@@ -182,7 +182,8 @@ class Watch:
             self.cgroup.rmdir()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _agent_pids(self) -> list[int]:
+    def agent_pids(self) -> list[int]:
+        """Return the processes in the cgroups of the watch."""
         return [int(pid) for path in self.cgroup.rglob("cgroup.procs") for pid in path.read_text().split()]
 
     # Agents
@@ -191,7 +192,7 @@ class Watch:
         """Return the first process that is in an agent's cgroup."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
-            if pids := self._agent_pids():
+            if pids := self.agent_pids():
                 return pids[0]
             time.sleep(0.02)
         pytest.fail("no process appeared in the agent's cgroup")
