@@ -103,7 +103,7 @@ class Ledger:
         return Missing(cause, detail, loss.events - events, loss.bytes - size, loss.cgroup, last, loss.last)
 
     def _without_name(self, account: Account) -> list[Missing]:
-        """What the counters know and the map of losses does not: it was full."""
+        """Return what the counters know and the map of losses does not: it was full."""
         named: dict[tuple[int, int], tuple[int, int]] = {}
         for (_, program, cause), (events, size, _) in self._declared.items():
             before = named.get((program, cause), (0, 0))

@@ -295,16 +295,18 @@ int on_sock_release(struct bpf_sock *ctx)
 	u64 cookie = socket_cookie(ctx);
 	struct pending *p = pending.lookup(&cookie);
 	struct owner *o = owners.lookup(&cookie);
+	struct tag *tag = watched();
 	struct aw_sock_end e = {};
 	struct account a;
 
-	if (!open_account(&a, AW_P_SOCK_END, o ? o->cgroup : 0))
+	/* One that never wrote has no owner: it is whose task closes it. */
+	if (!open_account(&a, AW_P_SOCK_END, o ? o->cgroup : tag ? tag->cgroup : 0))
 		return 1;
 	if (p) {
 		report_pending(&a, p, NULL, -EINPROGRESS_NR);
 		pending.delete(&cookie);
 	}
-	fill_header(&e.h, AW_SOCK_END, 0, o ? o->cgroup : 0);
+	fill_header(&e.h, AW_SOCK_END, 0, a.cgroup);
 	e.cookie = cookie;
 	e.protocol = ctx->protocol;
 	submit(&a, &e, sizeof(e), 0);
