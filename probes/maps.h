@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
- * The maps. All are pinned by the loader under their name here.
+ * The maps, pinned under their name here. A program that is compiled while they
+ * are there uses those that are: so the probes can be replaced by newer ones that
+ * go on with the same state and the same ring (agentwatch probes upgrade).
  */
 #ifndef AGENTWATCH_MAPS_H
 #define AGENTWATCH_MAPS_H
@@ -24,17 +26,44 @@
 /* Cgroups with something in the ring or with a policy at one time. */
 #define MAX_CGROUPS 16384
 
+#define MAP(type, key, leaf, name, entries) \
+	BPF_TABLE(type ":" PIN_DIR #name, key, leaf, name, entries)
+
+/* BCC's own macro for a ring, which cannot be told where to pin it. */
+#define RING(name, pages)                                                                      \
+	struct name##_table_t {                                                                \
+		int key;                                                                       \
+		u32 leaf;                                                                      \
+		int (*ringbuf_output)(void *, u64, u64);                                       \
+		void *(*ringbuf_reserve)(u64);                                                 \
+		void (*ringbuf_discard)(void *, u64);                                          \
+		void (*ringbuf_submit)(void *, u64);                                           \
+		u32 max_entries;                                                               \
+	};                                                                                     \
+	__attribute__((section("maps/ringbuf:" PIN_DIR #name))) struct name##_table_t name = { \
+		.max_entries = (pages) * PAGE_SIZE                                             \
+	}
+
+/*
+ * Slot -> the program of a hook on a (raw) tracepoint. What is attached there is
+ * one line that calls the slot, and stays; the program in the slot can be replaced
+ * between two events. Written by the loader. Cgroup hooks replace theirs by themselves.
+ */
+#define MAX_HOOKS 64
+MAP("prog", u32, u32, raw_programs, MAX_HOOKS);
+MAP("prog", u32, u32, tracepoint_programs, MAX_HOOKS);
+
 /* Events. Written by every program, read by the recorder. Its size is the configuration's ring_bytes. */
-BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+RING(ring, RING_PAGES);
 
 /* 0 -> ring: BCC has no word for bpf_ringbuf_query, which takes what a look-up here gives. Written by the loader. */
 BPF_ARRAY_OF_MAPS(rings, "ring", 1);
 
 /* enum aw_program -> its counters, per CPU. Written by every program, read by the recorder. */
-BPF_PERCPU_ARRAY(counters, struct aw_counters, AW_P_COUNT);
+MAP("percpu_array", u32, struct aw_counters, counters, AW_P_COUNT);
 
 /* Whose events were lost, and when. Written by every program, read by the recorder. Full: the counters still know how many. */
-BPF_TABLE("hash", struct aw_loss_key, struct aw_loss, losses, MAX_CGROUPS);
+MAP("hash", struct aw_loss_key, struct aw_loss, losses, MAX_CGROUPS);
 
 /* What a cgroup has in the ring, bounded from above (has_room). */
 struct share {
@@ -44,15 +73,15 @@ struct share {
 };
 
 /* Cgroup -> share, while the ring is not nearly empty. Evicted: it begins anew, which lets it have a little more. */
-BPF_TABLE("lru_hash", u64, struct share, shares, MAX_CGROUPS);
+MAP("lru_hash", u64, struct share, shares, MAX_CGROUPS);
 
 #define OVERFLOW_HOLD 1
 
 /* Cgroup -> OVERFLOW_HOLD. Written by agentwatch run and by the recorder, read when the ring has little room. */
-BPF_TABLE("hash", u64, u32, policies, MAX_CGROUPS);
+MAP("hash", u64, u32, policies, MAX_CGROUPS);
 
 /* tgid -> 1: stopped because the ring was half full. Written by hold_back, emptied by the recorder. */
-BPF_TABLE("hash", u32, u8, stopped, MAX_TAGS);
+MAP("hash", u32, u8, stopped, MAX_TAGS);
 
 /* A watched process: where it came under watch. */
 struct tag {
@@ -60,7 +89,7 @@ struct tag {
 };
 
 /* tgid -> tag. Written at fork, at cgroup attach, by the loader (what was there before); deleted at exit. */
-BPF_TABLE("hash", u32, struct tag, tags, MAX_TAGS);
+MAP("hash", u32, struct tag, tags, MAX_TAGS);
 
 /* Who last wrote on a socket. */
 struct owner {
@@ -70,7 +99,7 @@ struct owner {
 };
 
 /* Socket cookie -> owner. Written at connect and send, read by the packet programs; deleted at release. */
-BPF_TABLE("hash", u64, struct owner, owners, MAX_SOCKETS);
+MAP("hash", u64, struct owner, owners, MAX_SOCKETS);
 
 /* A connect system call that has not returned. */
 struct connecting {
@@ -82,7 +111,7 @@ struct connecting {
 };
 
 /* pid_tgid -> connecting. Written at the call's entry, deleted at its exit. */
-BPF_TABLE("hash", u64, struct connecting, connecting, MAX_CONNECTS);
+MAP("hash", u64, struct connecting, connecting, MAX_CONNECTS);
 
 /* A connection that is being made, which may outlive its system call. */
 struct pending {
@@ -95,10 +124,10 @@ struct pending {
 };
 
 /* Socket cookie -> pending. Written by the connect hooks, deleted when the result is known or at release. */
-BPF_TABLE("hash", u64, struct pending, pending, MAX_CONNECTS);
+MAP("hash", u64, struct pending, pending, MAX_CONNECTS);
 
 /* Socket inode -> 1: its AW_UNIX_OPEN was sent. Evicted: it is sent again, which is harmless. */
-BPF_TABLE("lru_hash", u64, u8, unix_seen, MAX_SOCKETS);
+MAP("lru_hash", u64, u8, unix_seen, MAX_SOCKETS);
 
 struct udp_peer {
 	u64 cookie;
@@ -108,10 +137,10 @@ struct udp_peer {
 };
 
 /* Peers of unconnected UDP sockets that were reported. Evicted: reported again. */
-BPF_TABLE("lru_hash", struct udp_peer, u8, udp_peers, MAX_CONNECTS);
+MAP("lru_hash", struct udp_peer, u8, udp_peers, MAX_CONNECTS);
 
 /* pid_tgid -> messages done in a running sendmmsg or recvmmsg; deleted at the call's exit. */
-BPF_TABLE("hash", u64, u32, mmsg_index, MAX_CONNECTS);
+MAP("hash", u64, u32, mmsg_index, MAX_CONNECTS);
 
 /*
  * CPU -> where an event of unknown length is put together. Tracepoint programs
@@ -121,13 +150,13 @@ BPF_TABLE("hash", u64, u32, mmsg_index, MAX_CONNECTS);
 struct scratch {
 	u8 data[SCRATCH_BYTES];
 };
-BPF_TABLE("array", u32, struct scratch, scratch, CPUS);
+MAP("array", u32, struct scratch, scratch, CPUS);
 
 /* 0 -> on_more_pieces: the next buffers of a Unix socket call. Written by the loader. */
-BPF_PROG_ARRAY(continuation, 1);
+MAP("prog", u32, u32, continuation, 1);
 
 /* Bytes that this CPU wrote since it last woke the reader. */
-BPF_PERCPU_ARRAY(unannounced, u64, 1);
+MAP("percpu_array", u32, u64, unannounced, 1);
 
 /* Never used at run time: its value puts every ABI struct and enum into the program's BTF. */
 union abi_witness {
@@ -154,6 +183,6 @@ union abi_witness {
 	enum aw_cgroup_operation operation;
 	u8 version[ABI_VERSION];
 };
-BPF_TABLE("array", u32, union abi_witness, abi, 1);
+MAP("array", u32, union abi_witness, abi, 1);
 
 #endif

@@ -83,7 +83,11 @@ def _type_information(config: Config) -> Finding:
     if not VMLINUX.exists():
         return Finding("kernel type information", ok=False, detail=f"{VMLINUX} is missing", cost=cost, remedy=remedy)
     try:
-        build.flags(build.source(build.probes_dir()), Btf.of_kernel(), build.Watch(0, 0, config.ring_bytes))
+        build.flags(
+            build.source(build.probes_dir()),
+            Btf.of_kernel(),
+            build.Watch(0, 0, config.ring_bytes, pins.maps_dir(config)),
+        )
     except KernelError as e:
         return Finding("kernel type information", ok=False, detail=str(e), cost=cost, remedy=remedy)
     return Finding("kernel type information", ok=True, detail=f"{VMLINUX} has what the probes read")

@@ -38,6 +38,20 @@ def load(config: Config) -> None:
     click.echo(f"mode {loaded.probe_mode}, ring {loaded.ring_bytes >> 10} KiB", err=True)
 
 
+@command.command("upgrade")
+@pass_config
+def upgrade(config: Config) -> None:
+    """Replace the loaded probes by this version's, between two events: nothing is lost, the recorder goes on.
+
+    Exit status: 0 replaced, 69 none are loaded or these cannot take their place (the message says what to do),
+    77 not root.
+    """
+    from agentwatch.kernel import loader  # noqa: PLC0415 -- the other commands must not need the compiler
+
+    loaded = loader.upgrade(config)
+    click.echo(f"upgraded: {len(hooks.HOOKS)} hooks on {config.watch_path}, version {loaded.version}")
+
+
 @command.command("unload")
 @pass_config
 def unload(config: Config) -> None:

@@ -47,6 +47,7 @@ def _library() -> ctypes.CDLL:
         "bpf_obj_get": (path,),
         "bpf_obj_pin": (fd, path),
         "bpf_link_create": (fd, fd, ctypes.c_int, data),
+        "bpf_link_update": (fd, fd, data),
         "bpf_raw_tracepoint_open": (path, fd),
         "bpf_map_lookup_elem": (fd, data, data),
         "bpf_map_update_elem": (fd, data, data, ctypes.c_uint64),
@@ -86,6 +87,11 @@ def obj_pin(fd: int, path: Path) -> None:
 def attach_cgroup(program: int, cgroup: int, attach_type: int, name: str) -> int:
     """Attach a program to a cgroup directory's descriptor; return the link."""
     return _check(_library().bpf_link_create(program, cgroup, attach_type, None), f"attaching {name} to the watch root")
+
+
+def link_update(link: int, program: int, name: str) -> None:
+    """Replace the program of a cgroup link, between two of its runs."""
+    _check(_library().bpf_link_update(link, program, None), f"replacing {name}")
 
 
 def attach_raw_tracepoint(program: int, tracepoint: str) -> int:

@@ -7,12 +7,14 @@ headers, and a member that is missing is named before anything is compiled.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.errors import KernelError, ProbeLoadError
+from agentwatch.kernel import hooks
 from agentwatch.kernel.counters import possible_cpus
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ PROBES = Path(__file__).resolve().parents[2] / "probes"
 INSTALLED_PROBES = Path(__file__).resolve().parents[1] / "probes"
 SUBJECTS = ("process.c", "connect.c", "unix.c", "wire.c", "cgroup.c")
 
+LAYOUT = ("abi.h", "maps.h")
+
+_COMMENT = re.compile(r"/\*.*?\*/|\s", re.DOTALL)
 _INCLUDE = re.compile(r'^#include "([a-z_0-9]+\.h)"$', re.MULTILINE)
 _OFF = re.compile(r"\bOFF\((\w+), (\w+)\)")
 _HAS = re.compile(r"\bHAS\((\w+), (\w+)\)")
@@ -34,6 +39,8 @@ class Watch(NamedTuple):
     cgroup_id: int
     level: int
     ring_bytes: int
+    maps_dir: Path
+    """Where the maps are, or will be, pinned."""
 
 
 def probes_dir() -> Path:
@@ -64,6 +71,27 @@ def source(directory: Path) -> str:
     return "\n".join(inline(name) for name in SUBJECTS)
 
 
+def dispatchers(slots: dict[str, int]) -> str:
+    """Return what is attached to (raw) tracepoints: one program for each slot, which calls what is in it."""
+    kinds = {hook.program: hook.type for hook in hooks.HOOKS}
+    return "\n".join(
+        f"int {dispatcher(program)}(void *ctx) {{ {hooks.DISPATCHED[kinds[program]]}.call(ctx, {slot}); return 0; }}"
+        for program, slot in slots.items()
+        if program in kinds
+    )
+
+
+def dispatcher(program: str) -> str:
+    """Return the name of what is attached for a program that has a slot."""
+    return f"at_{program}"
+
+
+def layout(directory: Path) -> str:
+    """Return the SHA-256 of what two builds must have in common to share their maps."""
+    text = "".join((directory / name).read_text(encoding="utf-8") for name in LAYOUT)
+    return hashlib.sha256(_COMMENT.sub("", text).encode()).hexdigest()
+
+
 def flags(text: str, btf: Btf, watch: Watch) -> list[str]:
     """Return the compiler flags for ``text``: offsets of this kernel, what is watched, sizes.
 
@@ -75,6 +103,7 @@ def flags(text: str, btf: Btf, watch: Watch) -> list[str]:
         f"-DRING_PAGES={watch.ring_bytes // _PAGE_BYTES}",
         f"-DPAGE_SIZE={_PAGE_BYTES}",
         f"-DCPUS={possible_cpus()}",
+        f'-DPIN_DIR="{watch.maps_dir}/"',
         "-Wno-unused-function",
     ]
     guarded = set(_HAS.findall(text))

@@ -49,7 +49,7 @@ _RAW, _TP = ProgramType.RAW_TRACEPOINT, ProgramType.TRACEPOINT
 _SKB, _ADDR = ProgramType.CGROUP_SKB, ProgramType.CGROUP_SOCK_ADDR
 
 # Fork comes first and exit last: a process that begins while the others are being attached is not forgotten.
-HOOKS = (
+HOOKS: tuple[Hook, ...] = (
     Hook("on_fork", _RAW, "sched_process_fork"),
     Hook("on_cgroup_attach", _RAW, "cgroup_attach_task"),
     Hook("on_cgroup_mkdir", _RAW, "cgroup_mkdir"),
@@ -75,9 +75,23 @@ HOOKS = (
     Hook("on_exit", _RAW, "sched_process_exit"),
 )
 
+DISPATCHED = {ProgramType.RAW_TRACEPOINT: "raw_programs", ProgramType.TRACEPOINT: "tracepoint_programs"}
+"""Types whose links cannot change their program: what is attached calls a slot of this map."""
+
+
+def slots(before: dict[str, int] | None = None) -> dict[str, int]:
+    """Return the slot of each program that has one; a program keeps what it had before."""
+    taken = dict(before or {})
+    for hook in HOOKS:
+        if hook.type in DISPATCHED:
+            taken.setdefault(hook.program, max(taken.values(), default=-1) + 1)
+    return taken
+
+
 MAPS = (
+    "raw_programs",
+    "tracepoint_programs",
     "ring",
-    "rings",
     "counters",
     "losses",
     "shares",

@@ -3,12 +3,17 @@
 The only module that imports bcc. BCC maps LLVM into the process (about 120 MB), so this runs in a short-lived
 command: what it leaves behind are pins under bpffs, and capture goes on with no process of ours at all.
 Links are pinned last and in the order of hooks.HOOKS; a failure on the way unpins everything.
+
+What is attached to a tracepoint is a line that calls a slot of a program array, because the kernel replaces the program
+of a cgroup link and of a slot between two runs, but not that of a tracepoint's link. So newer probes take the place of
+older ones without a moment in which an event meets none of them, or both. Cilium replaces its programs in this way, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import hashlib
 import os
 import resource
@@ -40,52 +45,116 @@ def load(config: Config) -> pins.Loaded:
     Raises PrivilegeError (not root), BusyError (there are pins already), KernelError (something is missing) or
     ProbeLoadError (the compiler or the verifier refused; the message ends with its last lines).
     """
-    if os.geteuid() != 0:
-        raise PrivilegeError("loading probes needs root: run it with sudo")
-    pins.prepare_mounts(config)
+    _prepare(config, "loading")
     if pins.is_loaded(config):
-        raise BusyError(f"probes are loaded at {config.pin_dir} already; unload them first: agentwatch probes unload")
-    watch = _watch(config)
-    directory = build.probes_dir()
-    text = build.source(directory)
-    flags = build.flags(text, Btf.of_kernel(), watch)
-    with contextlib.suppress(ValueError):  # kernels before 5.11 charge maps to it; refused without CAP_SYS_RESOURCE
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        raise BusyError(
+            f"probes are loaded at {config.pin_dir} already; replace them: agentwatch probes upgrade, "
+            "or unload them first: agentwatch probes unload"
+        )
+    build_ = _Build(config, config.ring_bytes, hooks.slots())
     pins.remove(config)  # what a load that was killed may have left
+    pins.make_dirs(config)
     try:
-        with _quiet() as output:
-            try:
-                _load(config, directory, text, flags)
-            except Exception as e:
-                if isinstance(e, KernelError | PrivilegeError):
-                    raise
-                raise ProbeLoadError(f"the probes did not load: {e}\n{_last_lines(output)}") from e
+        with _compiled(build_) as module:
+            _attach_all(build_, module)
         _seed(config)
     except BaseException:
         pins.remove(config)
         raise
+    now = time.time_ns()
     loaded = pins.Loaded(
         version=__version__,
         abi=abi.VERSION,
         watch=config.watch,
-        cgroup_id=watch.cgroup_id,
+        cgroup_id=build_.watch.cgroup_id,
         probe_mode="tracepoint",
         ring_bytes=config.ring_bytes,
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
-        loaded_at=time.time_ns(),
-        source_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        loaded_at=now,
+        upgraded_at=now,
+        source_sha256=build_.sha256,
+        layout_sha256=build.layout(build_.directory),
+        slots=build_.slots,
     )
     pins.write_status(config, loaded)
     return loaded
 
 
-def _watch(config: Config) -> build.Watch:
+def upgrade(config: Config) -> pins.Loaded:
+    """Replace the loaded probes by this build's, between two events; return what is loaded now.
+
+    The maps stay, and with them the ring and everything that is known: nothing is lost, nothing is seen twice, and a
+    recorder goes on. Raises ProbesNotLoaded, and KernelError if the maps of the two builds differ, beside what ``load``
+    raises; then the old probes are still there.
+    """
+    _prepare(config, "replacing")
+    pins.require(config)
+    before = pins.read_status(config)
+    build_ = _Build(config, before.ring_bytes, hooks.slots(before.slots))
+    layout = build.layout(build_.directory)
+    if (before.abi, before.layout_sha256) != (abi.VERSION, layout) or before.watch != config.watch:
+        raise KernelError(
+            f"the probes at {config.pin_dir} (version {before.version}, watching {before.watch}) keep their state in "
+            "another form; unload and load them: what happens in between is not recorded"
+        )
+    with _compiled(build_) as module:
+        _replace_all(build_, module)
+    loaded = dataclasses.replace(
+        before,
+        version=__version__,
+        upgraded_at=time.time_ns(),
+        source_sha256=build_.sha256,
+        slots=build_.slots,
+    )
+    pins.write_status(config, loaded)
+    return loaded
+
+
+def _prepare(config: Config, doing: str) -> None:
+    if os.geteuid() != 0:
+        raise PrivilegeError(f"{doing} probes needs root: run it with sudo")
+    pins.prepare_mounts(config)
+    with contextlib.suppress(ValueError):  # kernels before 5.11 charge maps to it; refused without CAP_SYS_RESOURCE
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+class _Build:
+    """What is compiled, and for what."""
+
+    def __init__(self, config: Config, ring_bytes: int, slots: dict[str, int]) -> None:
+        self.config = config
+        self.slots = slots
+        self.directory = build.probes_dir()
+        self.watch = _watch(config, ring_bytes)
+        self.text = f"{build.source(self.directory)}\n{build.dispatchers(slots)}\n"
+        self.flags = build.flags(self.text, Btf.of_kernel(), self.watch)
+        self.sha256 = hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _compiled(build_: _Build) -> Iterator[Any]:
+    """Compile; yield BCC's module. Whatever goes wrong until its end is a ProbeLoadError with the compiler's words."""
+    with _quiet() as output:
+        try:
+            module = _compile(build_)
+            try:
+                yield module
+            finally:
+                module.cleanup()
+        except Exception as e:
+            if isinstance(e, KernelError | PrivilegeError):
+                raise
+            raise ProbeLoadError(f"the probes did not load: {e}\n{_last_lines(output)}") from e
+
+
+def _watch(config: Config, ring_bytes: int) -> build.Watch:
     """Make the watch root if it is missing and say what the probes compare with."""
     try:
         config.watch_path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise KernelError(f"cannot make the watch root {config.watch_path}: {e.strerror}") from e
-    return build.Watch(config.watch_path.stat().st_ino, _level(config.watch_path), config.ring_bytes)
+    root = config.watch_path
+    return build.Watch(root.stat().st_ino, _level(root), ring_bytes, pins.maps_dir(config))
 
 
 def _level(cgroup: Path) -> int:
@@ -101,42 +170,74 @@ def _level(cgroup: Path) -> int:
     return len(Path(best[0]).parts) - 1 + len(cgroup.relative_to(best[1]).parts)
 
 
-def _load(config: Config, directory: Path, text: str, flags: list[str]) -> None:
-    os.environ["BCC_KERNEL_SOURCE"] = str(directory / "headers")
+def _compile(build_: _Build) -> Any:
+    os.environ["BCC_KERNEL_SOURCE"] = str(build_.directory / "headers")
     try:
         from bcc import BPF  # noqa: PLC0415 -- maps LLVM; only a load may pay for it
     except ImportError as e:
         raise ProbeLoadError("python3-bpfcc is not installed; install it: apt-get install python3-bpfcc") from e
-    module = BPF(text=text, cflags=flags)
-    try:
-        _pin_and_attach(config, module)
-    finally:
-        module.cleanup()
+    return BPF(text=build_.text, cflags=build_.flags)
 
 
-def _pin_and_attach(config: Config, module: Any) -> None:
-    programs: dict[str, int] = {}
+def _attach_all(build_: _Build, module: Any) -> None:
+    """Load every program and attach it for the first time."""
+    programs = _load_all(module)
+    _fill(module, "rings", 0, module["ring"].map_fd)
+    _fill_slots(build_, module, programs)
+    for hook in hooks.HOOKS:
+        _attach_and_pin(build_, module, hook, programs[hook.program])
+
+
+def _replace_all(build_: _Build, module: Any) -> None:
+    """Load every program and put it in the place of the one that is there."""
+    programs = _load_all(module)
+    _fill(module, "rings", 0, module["ring"].map_fd)
+    _fill_slots(build_, module, programs)
+    links = pins.links_dir(build_.config)
+    for hook in hooks.HOOKS:
+        if not (links / hook.link).exists():
+            _attach_and_pin(build_, module, hook, programs[hook.program])
+        elif hook.type not in hooks.DISPATCHED:
+            link = bpf.obj_get(links / hook.link)
+            try:
+                bpf.link_update(link, programs[hook.program], hook.program)
+            finally:
+                os.close(link)
+    for pin in set(links.iterdir()) - {links / hook.link for hook in hooks.HOOKS}:
+        pin.unlink()  # a hook that this build does not have
+
+
+def _load_all(module: Any) -> dict[str, int]:
+    """Have the kernel verify everything before anything changes."""
+    programs = {_CONTINUATION: module.load_func(_CONTINUATION, int(hooks.ProgramType.RAW_TRACEPOINT)).fd}
     for hook in hooks.HOOKS:
         if hook.program not in programs:
             attach_type = -1 if isinstance(hook.target, str) else int(hook.target)
             programs[hook.program] = module.load_func(hook.program, int(hook.type), attach_type=attach_type).fd
-    config.pin_dir.mkdir(mode=0o700, parents=True)
-    pins.maps_dir(config).mkdir(mode=0o700)
-    pins.links_dir(config).mkdir(mode=0o700)
-    for name in hooks.MAPS:
-        bpf.obj_pin(module[name].map_fd, pins.maps_dir(config) / name)
-    slot = struct.pack("<I", 0)
-    bpf.map_update(module["rings"].map_fd, slot, struct.pack("<I", module["ring"].map_fd))
-    more = module.load_func(_CONTINUATION, int(hooks.ProgramType.RAW_TRACEPOINT)).fd
-    bpf.map_update(module["continuation"].map_fd, slot, struct.pack("<I", more))
-    cgroup = os.open(config.watch_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return programs
+
+
+def _fill_slots(build_: _Build, module: Any, programs: dict[str, int]) -> None:
+    _fill(module, "continuation", 0, programs[_CONTINUATION])
+    for hook in hooks.HOOKS:
+        if hook.type in hooks.DISPATCHED:
+            _fill(module, hooks.DISPATCHED[hook.type], build_.slots[hook.program], programs[hook.program])
+
+
+def _fill(module: Any, table: str, slot: int, fd: int) -> None:
+    bpf.map_update(module[table].map_fd, struct.pack("<I", slot), struct.pack("<I", fd))
+
+
+def _attach_and_pin(build_: _Build, module: Any, hook: hooks.Hook, program: int) -> None:
+    if hook.type in hooks.DISPATCHED:
+        program = module.load_func(build.dispatcher(hook.program), int(hook.type)).fd
+    cgroup = os.open(build_.config.watch_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for hook in hooks.HOOKS:
-            link = _attach(hook, programs[hook.program], cgroup)
-            try:
-                bpf.obj_pin(link, pins.links_dir(config) / hook.link)
-            finally:
-                os.close(link)
+        link = _attach(hook, program, cgroup)
+        try:
+            bpf.obj_pin(link, pins.links_dir(build_.config) / hook.link)
+        finally:
+            os.close(link)
     finally:
         os.close(cgroup)
 

@@ -32,8 +32,14 @@ class Loaded:
     ring_bytes: int
     boot_id: str
     loaded_at: int
-    """CLOCK_REALTIME, ns."""
+    """CLOCK_REALTIME, ns; with boot_id the name of the ring."""
+    upgraded_at: int
+    """When the programs came that are there now; CLOCK_REALTIME, ns."""
     source_sha256: str
+    layout_sha256: str
+    """Of what the maps look like: builds that agree in it can share them."""
+    slots: dict[str, int]
+    """Program -> its place in its program array."""
 
 
 def maps_dir(config: Config) -> Path:
@@ -44,6 +50,13 @@ def maps_dir(config: Config) -> Path:
 def links_dir(config: Config) -> Path:
     """Return where the links are pinned."""
     return config.pin_dir / "links"
+
+
+def make_dirs(config: Config) -> None:
+    """Make the folders of the pins."""
+    config.pin_dir.mkdir(mode=0o700, parents=True)
+    maps_dir(config).mkdir(mode=0o700)
+    links_dir(config).mkdir(mode=0o700)
 
 
 def is_loaded(config: Config) -> bool:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.kernel
 
 EVENTS = int(os.environ.get("AGENTWATCH_TEST_EVENTS", "60000"))
 WORKERS = 8
-EVENTS_A_ROUND = 50
+EVENTS_A_ROUND = 45
 SMALL_RING = 128 * 1024
 WAIT_SECONDS = 60
 SOURCE = Path(__file__).parent / "clients" / "storm.c"
