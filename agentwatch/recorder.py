@@ -81,6 +81,8 @@ class Recorder:
         self._held = frozenset(agent.name for agent in config.agents if agent.overflow == "hold")
         self._ledger = Ledger(from_start=self._ring.released == 0)
         self._skip_position, self._skip_count = -1, 0
+        self._search_from = 0
+        """Where in the log records of events at and after the saved position may begin."""
         self._saved_position = -1
         self._nice = URGENT_NICE
         self._fault: str | None = None
@@ -109,12 +111,13 @@ class Recorder:
             self._ledger = saved.ledger
             for session in observer.tracker.live():
                 self._hold_if_asked(session.agent, session.cgroup_id)
+            self._search_from = saved.seq
             self._find_what_is_logged(saved.seq)
             self._begin(observer, resumed=True)
         return observer
 
     def _begin(self, observer: Observer, *, resumed: bool) -> None:
-        if self._writer.torn_bytes:
+        if self._writer.torn_bytes and not resumed:  # else the events are still in the ring and give the records again
             detail = f"{self._writer.torn_bytes} bytes of an unfinished write were cut off the log and kept beside it"
             self._append(self._gap(observer, "torn-tail", detail, length=self._writer.torn_bytes))
         for damage in self._writer.damage:
@@ -126,6 +129,7 @@ class Recorder:
             "config_sha256": hashlib.sha256(content).hexdigest(),
             "probe_mode": self._loaded.probe_mode,
             "resumed": resumed,
+            "torn_bytes": self._writer.torn_bytes,
         }
         self._append(observer.envelope("observer_start") | fields)
 
@@ -154,7 +158,7 @@ class Recorder:
         while self._step():
             pass
         self._tick(force=True)
-        self._append(self._observer.envelope("observer_stop") | {"version": __version__, "resumed": False})
+        self._append(self._observer.envelope("observer_stop") | {"version": __version__})
         self._writer.commit()
         self._save(time.monotonic_ns())
 
@@ -280,12 +284,14 @@ class Recorder:
     def _save(self, now: int) -> None:
         """Save the state, then give the ring's space back. The log must be committed up to here."""
         position = self._ring.position
+        if position > self._skip_position:  # else what a recorder before us wrote of these events still lies behind it
+            self._search_from = self._writer.next_seq
         state.save(
             self.config.run_dir,
             state.State(
                 ring=self._ring_name,
                 position=position,
-                seq=self._writer.next_seq,
+                seq=self._search_from,
                 ledger=self._ledger,
                 observer=self._observer,
             ),

@@ -28,7 +28,10 @@ FILE = "recorder.state"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A moment of the recorder. ``position``: ring bytes dealt with; ``seq``: the log's length at that moment."""
+    """A moment of the recorder.
+
+    ``position``: ring bytes dealt with; ``seq``: no record before it is of an event at or after that position.
+    """
 
     ring: str
     """Which ring the position is of: boot id and load time of the probes."""

@@ -6,7 +6,7 @@ Links are pinned last and in the order of hooks.HOOKS; a failure on the way unpi
 
 What is attached to a tracepoint is a line that calls a slot of a program array, because the kernel replaces the program
 of a cgroup link and of a slot between two runs, but not that of a tracepoint's link. So newer probes take the place of
-older ones without a moment in which an event meets none of them, or both. Cilium replaces its programs in this way, too.
+older ones without a moment in which an event meets none of them, or both. Cilium replaces its programs in this way.
 """
 
 from __future__ import annotations

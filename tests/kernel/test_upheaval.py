@@ -75,5 +75,5 @@ def _disturb(
     watch.wait_drained()
     status = watch.status()
     assert (status["lost"], status["unaccounted"], status["undecodable"]) == (0, 0, 0)
-    assert watch.records("gap") == []
+    assert [(r["cause"], r["detail"]) for r in watch.records("gap")] == []
     assert watch.cli("verify").returncode == 0
