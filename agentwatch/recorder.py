@@ -28,6 +28,7 @@ from agentwatch import __version__, locks, state
 from agentwatch.accounting import Ledger
 from agentwatch.errors import BusyError, PrivilegeError, StoreError
 from agentwatch.kernel import abi, counters, holding, pins
+from agentwatch.kernel.interest import InterestMaps
 from agentwatch.kernel.ring import Ring
 from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import LogWriter
@@ -78,6 +79,7 @@ class Recorder:
         self._writer = LogWriter(config.log_dir, reader_gid=config.reader_gid())
         self._losses_fd = pins.open_map(config, "losses")
         self._stopped_fd = pins.open_map(config, "stopped")
+        self._interest = InterestMaps(config)
         self._held = frozenset(agent.name for agent in config.agents if agent.overflow == "hold")
         self._ledger = Ledger(from_start=self._ring.released == 0)
         self._skip_position, self._skip_count = -1, 0
@@ -95,6 +97,7 @@ class Recorder:
     def _resume(self) -> Observer:
         saved, problem = state.load(self.config.run_dir, self._ring_name)
         if saved is None:
+            self._interest.clear()
             observer = Observer(self.config, socket.gethostname(), self._loaded.boot_id)
             self._begin(observer, resumed=False)
             if problem is not None:
@@ -166,6 +169,7 @@ class Recorder:
         """Close everything; the log is whole."""
         self._writer.close()
         self._ring.close()
+        self._interest.close()
         for descriptor in (self._ring_fd, self._counters_fd, self._losses_fd, self._stopped_fd, self._lock):
             os.close(descriptor)
 
@@ -180,12 +184,21 @@ class Recorder:
             for record in records:
                 self._append(record)
         now = time.monotonic_ns()
+        if self._observer.flows.verdicts:
+            self._tell_verdicts()
         committed = self._commit(now)
         if now - self._ticked_at >= TICK_NS:
             self._tick()
         if committed and self._save_is_due(now) and self._commit(now, everything=True):
             self._save(now)
         return bool(batch.events)
+
+    def _tell_verdicts(self) -> None:
+        """Tell the kernel which connections nobody reads."""
+        verdicts = self._observer.flows.verdicts
+        for transport, identity, interest in verdicts:
+            self._interest.set(transport, identity, interest)
+        verdicts.clear()
 
     def _yield_or_hurry(self) -> None:
         """Change our priority when the ring fills up or has emptied."""
@@ -313,6 +326,8 @@ class Recorder:
             "received": self._ledger.received,
             "undecodable": self._ledger.undecodable,
             "unaccounted": self._ledger.unaccounted,
+            "counted_bytes": total.counted_bytes,
+            "ring_position": self._ring.position,
             "recorded": self._writer.durable_seq,
             "flows": len(self._observer.flows),
             "backlog_bytes": self._ring.backlog,

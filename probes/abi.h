@@ -195,6 +195,27 @@ struct aw_wire {
 };
 _Static_assert(sizeof(struct aw_wire) == 104, "aw_wire");
 
+/*
+ * A run of DataRow or CopyData messages from a PostgreSQL server, which was stepped
+ * over: length bytes from seq. Its first lead bytes end a message that began before
+ * it, its last message goes on for rest bytes behind it. rows messages begin in it.
+ * Behind it come partial_len bytes of a message's header, which are here.
+ */
+struct aw_rows {
+	struct aw_header h;
+	__u64 cookie;
+	__u32 seq;
+	__u32 length;
+	__u32 lead;
+	__u32 rest;
+	__u32 rows;
+	__u8 message; /* type byte: D or d */
+	__u8 partial_len;
+	__u8 partial[4];
+	__u8 reserved[6];
+};
+_Static_assert(sizeof(struct aw_rows) == 80, "aw_rows");
+
 struct aw_sock_end {
 	struct aw_header h;
 	__u64 cookie;

@@ -101,6 +101,60 @@ struct owner {
 /* Socket cookie -> owner. Written at connect and send, read by the packet programs; deleted at release. */
 MAP("hash", u64, struct owner, owners, MAX_SOCKETS);
 
+#define FLOW_COUNT 1
+#define FLOW_ROWS  2
+
+/* A packet of a followed connection that is being walked through (rows.c). */
+struct walk {
+	u64 at; /* where in the payload the next header is, or beyond its end */
+	u64 run_at; /* where a run began that goes on */
+	u64 cut_at; /* where the run ended that the packet began with */
+	u32 rows;
+	u32 cut_rows;
+	u32 had; /* bytes of a header of the run in the packet before */
+	u32 cut_partial; /* the same, of the header that ended the run */
+	u8 kind; /* of the run at this place: D, d, or 0: none */
+	u8 inherited; /* the packet began in a run */
+	u8 cut; /* which has ended */
+	u8 reserved[5];
+};
+
+/* What is known of a TCP connection whose payload need not be copied. */
+struct flow {
+	u32 mode; /* FLOW_ */
+	u32 reserved;
+	u64 taken; /* a lock that is tried, never waited for */
+	/* FLOW_COUNT, by direction: bytes since it was last told of, and when that was */
+	u64 untold[2];
+	u64 told_at[2];
+	/* FLOW_ROWS, of what comes in: */
+	u32 next; /* sequence number of the next byte, if following */
+	u32 start; /* of the run; its bytes so far, and its messages */
+	u32 length;
+	u32 rows;
+	u32 lead; /* bytes at its start of a message that was told of before */
+	u32 rest; /* bytes of a message that are still to come */
+	u8 following;
+	u8 kind; /* of the run: D, d, or 0: none */
+	u8 wanted; /* somebody wants the run to be told when the flow is left */
+	u8 partial_len;
+	u8 partial[4]; /* a header's first bytes, at the end of the last packet */
+	u64 walker; /* the packet that walk is about */
+	struct walk walk;
+};
+
+/*
+ * Socket cookie -> flow. FLOW_ROWS: written by egress, or by the recorder for a connection that it joined;
+ * FLOW_COUNT: by the recorder. Deleted by the recorder when the connection ended. Full: everything is copied.
+ */
+MAP("hash", u64, struct flow, flows, MAX_SOCKETS);
+
+/* Socket inode -> 1: nobody reads what this Unix socket carries, it is counted. Written and deleted by the recorder. */
+MAP("hash", u64, u8, unix_flows, MAX_SOCKETS);
+
+/* 0 -> on_rows. Written by the loader. */
+MAP("prog", u32, u32, followers, 1);
+
 /* A connect system call that has not returned. */
 struct connecting {
 	u64 start;
@@ -168,6 +222,7 @@ union abi_witness {
 	struct aw_exit exit;
 	struct aw_connect connect;
 	struct aw_wire wire;
+	struct aw_rows rows;
 	struct aw_sock_end sock_end;
 	struct aw_unix_open unix_open;
 	struct aw_unix unix_call;

@@ -286,6 +286,13 @@ static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag
 		submit(&a, e, sizeof(*e), 0);
 		return 0;
 	}
+	if (unix_flows.lookup(&inode) && !(e->h.flags & (AW_F_SCM_RIGHTS | AW_F_URGENT))) {
+		e->h.flags |= AW_F_SUPPRESSED;
+		e->payload = result;
+		__sync_fetch_and_add(&a.counters->counted_bytes, result);
+		submit_payload(&a, e, sizeof(*e), 0);
+		return 0;
+	}
 	continuation.call(ctx, 0);
 	tell_rest(s, k, &a);
 	return 0;

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentwatch.config import Config
 
 _COUNTERS = ("seen", "submitted", "lost", "held", "received", "undecodable", "unaccounted", "recorded")
+_MORE = ("counted_bytes", "ring_position")
 
 
 @click.command("status")
@@ -28,7 +29,8 @@ def command(config: Config, *, as_json: bool) -> None:
 
     seen = submitted + lost holds in the kernel at every moment; submitted = received + undecodable once the recorder
     has read everything; recorded counts records in the log (one event may make several or none), indexed those
-    that the index has.
+    that the index has. counted_bytes is payload that was counted and not copied, because nobody reads it;
+    ring_position is how many bytes went through the ring.
 
     Exit status: 0 probes are loaded and the recorder runs, 1 one of them does not.
     """
@@ -50,6 +52,7 @@ def _status(config: Config) -> dict[str, object]:
         "probes": "loaded" if loaded else "not loaded",
         "probe_mode": pins.read_status(config).probe_mode if loaded else None,
         **{name: last.get(name, 0) for name in _COUNTERS},
+        **{name: last.get(name, 0) for name in _MORE},
         "indexed": _indexed(config),
         "backlog_bytes": last.get("backlog_bytes", 0) if running else None,
         "pid": last.get("pid") if running else None,

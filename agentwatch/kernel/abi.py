@@ -177,6 +177,19 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("tcp_flags", "B"),
         ("direction", "B"),
     ),
+    "aw_rows": (
+        ("h", ""),
+        ("cookie", "Q"),
+        ("seq", "I"),
+        ("length", "I"),
+        ("lead", "I"),
+        ("rest", "I"),
+        ("rows", "I"),
+        ("message", "B"),
+        ("partial_len", "B"),
+        ("partial", "4s"),
+        ("reserved", "6s"),
+    ),
     "aw_sock_end": (("h", ""), ("cookie", "Q"), ("protocol", "I"), ("reserved", "I")),
     "aw_unix_open": (
         ("h", ""),
@@ -326,6 +339,20 @@ class Wire(NamedTuple):
     data: bytes
 
 
+class Rows(NamedTuple):
+    """``struct aw_rows``: a run of messages that was stepped over; ``partial`` are the bytes behind it."""
+
+    h: Header
+    cookie: int
+    seq: int
+    length: int
+    lead: int
+    rest: int
+    rows: int
+    message: int
+    partial: bytes
+
+
 class SockEnd(NamedTuple):
     """``struct aw_sock_end``."""
 
@@ -365,11 +392,11 @@ class Cgroup(NamedTuple):
     path: bytes
 
 
-Event = Fork | Exec | Argv | ExecFailed | Exit | Connect | Wire | SockEnd | UnixOpen | Unix | Cgroup
+Event = Fork | Exec | Argv | ExecFailed | Exit | Connect | Wire | Rows | SockEnd | UnixOpen | Unix | Cgroup
 
 _FORK, _EXEC, _ARGV, _EXEC_FAILED = (layout(f"aw_{n}") for n in ("fork", "exec", "argv", "exec_failed"))
 _EXIT, _CONNECT, _WIRE, _SOCK_END = (layout(f"aw_{n}") for n in ("exit", "connect", "wire", "sock_end"))
-_UNIX_OPEN, _UNIX, _CGROUP = (layout(f"aw_{n}") for n in ("unix_open", "unix", "cgroup"))
+_UNIX_OPEN, _UNIX, _CGROUP, _ROWS = (layout(f"aw_{n}") for n in ("unix_open", "unix", "cgroup", "rows"))
 COUNTERS, LOSS_KEY, LOSS = layout("aw_counters"), layout("aw_loss_key"), layout("aw_loss")
 _CUT_EXE, _CUT_CWD = 1, 2
 
@@ -470,6 +497,11 @@ def _wire(data: bytes) -> Wire:
     )
 
 
+def _rows(data: bytes) -> Rows:
+    *h, cookie, seq, length, lead, rest, rows, message, partial_len, partial, _ = _ROWS.unpack_from(data)
+    return Rows(Header(*h), cookie, seq, length, lead, rest, rows, message, partial[:partial_len])
+
+
 def _sock_end(data: bytes) -> SockEnd:
     *h, cookie, _, _ = _SOCK_END.unpack_from(data)
     return SockEnd(Header(*h), cookie)
@@ -498,6 +530,7 @@ _DECODERS: dict[int, Callable[[bytes], Event]] = {
     EventKind.EXIT: _exit,
     EventKind.CONNECT: _connect,
     EventKind.WIRE: _wire,
+    EventKind.ROWS: _rows,
     EventKind.SOCK_END: _sock_end,
     EventKind.UNIX_OPEN: _unix_open,
     EventKind.UNIX: _unix,

@@ -28,6 +28,7 @@ _TRACEFS = Path("/sys/kernel/tracing")
 _MAP_INFO = struct.Struct("<IIIIII16s")
 _LINK_INFO = struct.Struct("<III")
 _BTF_INFO = struct.Struct("<QII")
+_BPF_NOEXIST = 1
 _BTF_ID_IN_MAP_INFO = 64
 _LINK_CGROUP_AT = 16
 _INFO_BYTES = 256
@@ -132,6 +133,11 @@ def map_entries(fd: int) -> int:
     return int(_MAP_INFO.unpack_from(_info(fd, "asking about a map"))[4])
 
 
+def map_value_bytes(fd: int) -> int:
+    """Return the size of a map's values."""
+    return int(_MAP_INFO.unpack_from(_info(fd, "asking about a map"))[3])
+
+
 def link_target(fd: int) -> tuple[int, int]:
     """Return a link's type and, for a cgroup link, the cgroup's id (0: detached or not a cgroup link)."""
     info = _info(fd, "asking about a link")
@@ -167,6 +173,12 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Set the value of a key."""
     _check(_library().bpf_map_update_elem(fd, key, value, 0), "writing a map")
+
+
+def map_insert(fd: int, key: bytes, value: bytes) -> None:
+    """Set the value of a key that is not there yet; one that is there keeps its value."""
+    if _library().bpf_map_update_elem(fd, key, value, _BPF_NOEXIST) < 0 and ctypes.get_errno() != errno.EEXIST:
+        _check(-1, "writing a map")
 
 
 def map_delete(fd: int, key: bytes) -> None:

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
     from agentwatch.config import Config
 
-_CONTINUATION = "on_more_pieces"
+_CONTINUATIONS = {
+    "on_more_pieces": ("continuation", hooks.ProgramType.RAW_TRACEPOINT, -1),
+    "on_rows": ("followers", hooks.ProgramType.CGROUP_SKB, int(hooks.AttachType.CGROUP_INET_INGRESS)),
+}
+"""Programs that other programs go on with, and the map that they are called through."""
 _SEED_ROUNDS = 16
 """Looks for processes that were there before; each round finds only what was forked by those it just found."""
 _ERROR_LINES = 12
@@ -209,7 +213,10 @@ def _replace_all(build_: _Build, module: Any) -> None:
 
 def _load_all(module: Any) -> dict[str, int]:
     """Have the kernel verify everything before anything changes."""
-    programs = {_CONTINUATION: module.load_func(_CONTINUATION, int(hooks.ProgramType.RAW_TRACEPOINT)).fd}
+    programs = {
+        name: module.load_func(name, int(kind), attach_type=attach_type).fd
+        for name, (_, kind, attach_type) in _CONTINUATIONS.items()
+    }
     for hook in hooks.HOOKS:
         if hook.program not in programs:
             attach_type = -1 if isinstance(hook.target, str) else int(hook.target)
@@ -218,7 +225,8 @@ def _load_all(module: Any) -> dict[str, int]:
 
 
 def _fill_slots(build_: _Build, module: Any, programs: dict[str, int]) -> None:
-    _fill(module, "continuation", 0, programs[_CONTINUATION])
+    for name, (table, _, _) in _CONTINUATIONS.items():
+        _fill(module, table, 0, programs[name])
     for hook in hooks.HOOKS:
         if hook.type in hooks.DISPATCHED:
             _fill(module, hooks.DISPATCHED[hook.type], build_.slots[hook.program], programs[hook.program])

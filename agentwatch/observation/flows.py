@@ -6,12 +6,12 @@ A TCP connection is known by its socket cookie, a UDP peer by cookie and address
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.kernel import abi
 from agentwatch.observation import make
-from agentwatch.protocols.base import Direction
-from agentwatch.streams.flow import Author, Flow, Segment
+from agentwatch.protocols.base import Direction, Skipped
+from agentwatch.streams.flow import Author, Flow, Interest, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,14 @@ _DIRECTIONS = (Direction.OUT, Direction.IN)
 Key = tuple[str, int, bytes, int]
 
 
+class Verdict(NamedTuple):
+    """How much of a connection the kernel is to copy; ``identity``: a TCP socket's cookie, a Unix socket's inode."""
+
+    transport: str
+    identity: int
+    interest: Interest
+
+
 class FlowTable:
     """Live flows by key."""
 
@@ -43,6 +51,8 @@ class FlowTable:
         self._unix_names: dict[int, tuple[str | None, bool]] = {}
         """Peer, and whether the connect was seen, of Unix sockets that have no flow yet."""
         self._gone: dict[Key, None] = {}
+        self.verdicts: list[Verdict] = []
+        """What the kernel has to be told; the recorder takes them out."""
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -78,7 +88,19 @@ class FlowTable:
             flow.bytes[e.direction] += e.payload
             return flow, []
         segment = Segment(e.seq, e.ack, e.tcp_flags, e.data, e.payload)
-        return flow, flow.tcp(_DIRECTIONS[e.direction], segment, e.h.boottime)
+        items = flow.tcp(_DIRECTIONS[e.direction], segment, e.h.boottime)
+        self._judge(key, flow)
+        return flow, items
+
+    def rows(self, e: abi.Rows) -> tuple[Flow, list[Item]]:
+        """Take a run of rows that the kernel stepped over."""
+        key: Key = ("tcp", e.cookie, b"", 0)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._add(key, Flow(make.connection("tcp", e.cookie), "tcp", None, None, started=e.h.boottime))
+            flow.cgroup = e.h.cgroup
+        run = Skipped(e.length, e.lead, e.rest, e.rows, e.message)
+        return flow, flow.skipped(e.seq, run, e.partial, e.h.boottime)
 
     def unix(self, e: abi.Unix) -> tuple[Flow, list[Item]]:
         """Take one piece of a Unix socket call."""
@@ -97,7 +119,9 @@ class FlowTable:
         items: list[Item] = []
         if e.h.flags & abi.Flag.F_URGENT:
             flow.urgent(e.h.boottime, items)
-        return flow, items + flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
+        items += flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
+        self._judge(key, flow)
+        return flow, items
 
     def released(self, cookie: int, at: int) -> None:
         """Take note that the application closed a socket: what is still on the way is waited for a moment."""
@@ -132,6 +156,8 @@ class FlowTable:
             idle = flow.transport not in ("tcp", "unix") and now - flow.touched > UDP_IDLE_NS
             if lingered or idle or flow in oldest:
                 yield flow, flow.close(now)
+            elif items := flow.overdue(now):
+                yield flow, items
 
     def due(self, now: int) -> list[Flow]:
         """Return opaque flows that a record is due for, and mark them as reported."""
@@ -150,10 +176,19 @@ class FlowTable:
     def drop_closed(self) -> None:
         """Forget flows that ended and were reported."""
         for key in [key for key, flow in self._flows.items() if flow.closed]:
-            del self._flows[key]
+            flow = self._flows.pop(key)
+            if flow.verdict is not Interest.ALL:
+                self.verdicts.append(Verdict(key[0], key[1], Interest.ALL))
             self._gone[key] = None
             if len(self._gone) > MAX_GONE:
                 del self._gone[next(iter(self._gone))]
+
+    def _judge(self, key: Key, flow: Flow) -> None:
+        """Say what the kernel has to be told of a connection, if that has changed."""
+        interest = flow.interest()
+        if interest is not flow.verdict and (interest is Interest.COUNT or flow.transport == "tcp"):
+            flow.verdict = interest
+            self.verdicts.append(Verdict(key[0], key[1], interest))
 
     def _open_wire(self, key: Key, e: abi.Wire) -> Flow:
         transport = make.transport(e.protocol)

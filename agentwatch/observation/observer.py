@@ -165,6 +165,11 @@ class Observer:
         if items:
             self._items(flow, items, e.h.boottime, records)
 
+    def _on_rows(self, _position: int, e: abi.Rows, records: list[Record]) -> None:
+        flow, items = self.flows.rows(e)
+        if items:
+            self._items(flow, items, e.h.boottime, records)
+
     def _on_sock_end(self, _position: int, e: abi.SockEnd, _records: list[Record]) -> None:
         self.flows.released(e.cookie, e.h.boottime)
 
@@ -287,6 +292,7 @@ class Observer:
         abi.Exit: _on_exit,
         abi.Connect: _on_connect,
         abi.Wire: _on_wire,
+        abi.Rows: _on_rows,
         abi.SockEnd: _on_sock_end,
         abi.UnixOpen: _on_unix_open,
         abi.Unix: _on_unix,

@@ -41,6 +41,21 @@ class Outcome(StrEnum):
     """The answer was not seen: a gap, the connection ended, or capture was joined too late."""
 
 
+class Skipped(NamedTuple):
+    """Bytes of the server that were not copied because nobody reads them: a run of messages of one type.
+
+    The first ``lead`` of the ``length`` bytes end a message that began before, ``messages`` begin in them, and
+    the last of these goes on for ``rest`` bytes behind them. It is somebody else's claim, and may be wrong.
+    """
+
+    length: int
+    lead: int
+    rest: int
+    messages: int
+    message: int
+    """The type byte."""
+
+
 Param = None | bool | int | float | str | bytes
 """A bound value: NULL, a number, text as the server would print it, or bytes that could not be decoded."""
 

@@ -16,7 +16,7 @@ Specification: PostgreSQL documentation, chapter "Frontend/Backend Protocol" (3.
 from __future__ import annotations
 
 from agentwatch.protocols import postgres_startup as startup
-from agentwatch.protocols.base import Direction, Instant, Message, Opaque, Opened, Request
+from agentwatch.protocols.base import Direction, Instant, Message, Opaque, Opened, Request, Skipped
 from agentwatch.protocols.postgres_frames import BROKEN, Frames
 from agentwatch.protocols.postgres_pairing import Pairing
 
@@ -75,6 +75,19 @@ class PostgresDecoder:
             self._pairing.ask(frames, at, out)
             if frames[-1][0] == BROKEN:
                 self._broken(at, out)
+
+    def skipped(self, run: Skipped, at: Instant) -> list[Message] | None:
+        """Take note of rows or COPY data of the server that were not copied; None if the claim does not fit: a gap."""
+        out: list[Message] = []
+        if self._over:
+            return out
+        frames = None if self._asked else self._server.skipped(run)
+        if frames is None:
+            return None
+        self._heard = True
+        self._pairing.heard()
+        self._pairing.answer(frames, at, out)
+        return out
 
     def gap(self, direction: Direction, length: int, at: Instant) -> list[Message]:
         """Take note of missing bytes; see the module's docstring for what is lost by them."""

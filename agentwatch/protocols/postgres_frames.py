@@ -14,9 +14,12 @@ from __future__ import annotations
 import re
 import struct
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentwatch.protocols.postgres_text import MAX_TEXT_BYTES, LongBody
+
+if TYPE_CHECKING:
+    from agentwatch.protocols.base import Skipped
 
 MAX_BIND_BYTES = 16 * 1024 * 1024
 """A Bind beyond this keeps its names and loses its parameters: they would be held until the answer."""
@@ -215,6 +218,22 @@ class Frames:
             return self._cut(body, missing - length)
         self.lose()
         return None
+
+    def skipped(self, run: Skipped) -> list[tuple[int, Any, int]] | None:
+        """Step over a run of messages whose headers somebody else has read; None if it cannot begin here."""
+        length, lead, rest, count, message = run
+        mode = _KINDS[self._direction].mode[message]
+        headers = HEADER_BYTES * count
+        possible = length >= lead + headers if count else length + rest == lead
+        here = self.framed and self._skip == lead and not self._buffer and self._long is None
+        if not (here and possible and mode in (_RUN_COUNT, _RUN_BYTES)):
+            return None
+        start = self.position + lead
+        self.position += length
+        self._skip = rest
+        if not count:
+            return []
+        return [(message, count if mode == _RUN_COUNT else length - lead - headers + rest, start)]
 
     def _cut(self, body: LongBody, rest: int) -> list[Frame]:
         body.damage()

@@ -7,14 +7,17 @@ reads are counted; nothing is silently dropped. Sans-IO, plain attributes: ``pic
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.protocols import detect
-from agentwatch.protocols.base import Direction, Opaque, Opened, Request, Statement
+from agentwatch.protocols.base import Direction, Opaque, Opened, Request, Skipped, Statement
 from agentwatch.protocols.postgres import PostgresDecoder
-from agentwatch.streams.tcp import Data, Gap, Reassembler
+from agentwatch.streams.tcp import Data, Gap, Reassembler, Run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agentwatch.protocols.base import Decoder, Instant, Message
 
 MAX_UNDECIDED_BYTES = 64 * 1024
@@ -22,8 +25,13 @@ MAX_UNDECIDED_BYTES = 64 * 1024
 MAX_WRITERS = 256
 """Changes of the writing task that are remembered; beyond it the oldest bytes lose their thread, not their process."""
 
+PROOF_NS = 2_000_000_000
+"""What a server sent and the client acknowledged, but nobody told of, is missing after this long: a run of rows that
+the kernel stepped over may be told of a moment after its acknowledgement."""
+
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK, TCP_URG = 1, 2, 4, 16, 32
 
+_MASK = 0xFFFF_FFFF
 DECODERS = {"postgresql": PostgresDecoder}
 
 
@@ -62,10 +70,21 @@ class Missing(NamedTuple):
 Item = Said | Missing
 
 
+class Interest(IntEnum):
+    """What of a connection is worth copying; the kernel's FLOW_ modes."""
+
+    ALL = 0
+    COUNT = 1
+    """Nobody reads it: the bytes are only counted."""
+    ROWS = 2
+    """Rows of results are stepped over."""
+
+
 class Flow:
     """One connection."""
 
     __slots__ = (
+        "_acknowledged",
         "_chunks",
         "_decoder",
         "_kept",
@@ -90,6 +109,7 @@ class Flow:
         "touched",
         "transport",
         "users",
+        "verdict",
     )
 
     def __init__(
@@ -117,6 +137,10 @@ class Flow:
         self.released: Instant | None = None
         """When the application closed the socket."""
         self.closed = False
+        self.verdict = Interest.ALL
+        """What the kernel was told of this connection."""
+        self._acknowledged: tuple[int, Instant] | None = None
+        """What the client acknowledged beyond what is known of the server, and when."""
         self._streams: tuple[Reassembler, Reassembler] | None = (
             (Reassembler(), Reassembler()) if transport == "tcp" else None
         )
@@ -134,19 +158,67 @@ class Flow:
         items: list[Item] = []
         seq, ack, flags, data, length = segment
         if flags & TCP_ACK:
-            other = self._streams[1 - direction]
-            missed = other.acked(ack, syn=bool(flags & TCP_SYN))
-            if missed:
-                self._pieces(Direction(1 - direction), missed, at, items)
+            self._acked(Direction(1 - direction), ack, at, items, syn=bool(flags & TCP_SYN))
+        if self._acknowledged is not None:
+            self._prove(at, items)
         if flags & TCP_URG and direction is Direction.OUT:
             self.urgent(at, items)
         stream = self._streams[direction]
         pieces = stream.segment(seq, data, length, syn=bool(flags & TCP_SYN), fin=bool(flags & TCP_FIN))
+        if self.reason is not None and length > len(data):
+            pieces = pieces + stream.acked((seq + length) & _MASK)  # not every packet is told of, but each has passed
         if pieces:
             self._pieces(direction, pieces, at, items)
         if flags & (TCP_RST | TCP_FIN) and (flags & TCP_RST or all(s.closed for s in self._streams)):
             items.extend(self.close(at))
         return items
+
+    def skipped(self, seq: int, run: Skipped, partial: bytes, at: Instant) -> list[Item]:
+        """Take a run of messages of the server that the kernel stepped over, and the bytes behind it."""
+        assert self._streams is not None  # noqa: S101 -- only TCP flows are followed
+        self.touched = at
+        items: list[Item] = []
+        stream = self._streams[Direction.IN]
+        pieces = stream.skipped(seq, run)
+        if partial:
+            pieces += stream.segment((seq + run.length) & _MASK, partial, len(partial))
+        self._pieces(Direction.IN, pieces, at, items)
+        return items
+
+    def overdue(self, now: Instant) -> list[Item]:
+        """Return what is proven to be missing by time alone."""
+        items: list[Item] = []
+        if self._acknowledged is not None:
+            self._prove(now, items)
+        return items
+
+    def interest(self) -> Interest:
+        """Return what of this connection is worth copying."""
+        if self.reason is not None:
+            return Interest.COUNT
+        return Interest.ROWS if isinstance(self._decoder, PostgresDecoder) else Interest.ALL
+
+    def _acked(self, direction: Direction, ack: int, at: Instant, items: list[Item], *, syn: bool) -> None:
+        assert self._streams is not None  # noqa: S101 -- only TCP flows are given segments
+        stream = self._streams[direction]
+        if direction is Direction.IN and self._decoder is not None and stream.is_behind(ack):
+            if self._acknowledged is None:
+                self._acknowledged = ack, at
+            return
+        missed = stream.acked(ack, syn=syn)
+        if missed:
+            self._pieces(direction, missed, at, items)
+
+    def _prove(self, at: Instant, items: list[Item]) -> None:
+        assert self._streams is not None  # noqa: S101 -- only TCP flows have acknowledgements
+        assert self._acknowledged is not None  # noqa: S101 -- asked by the callers
+        ack, since = self._acknowledged
+        if at - since < PROOF_NS and self._streams[Direction.IN].is_behind(ack):
+            return
+        self._acknowledged = None
+        missed = self._streams[Direction.IN].acked(ack)
+        if missed:
+            self._pieces(Direction.IN, missed, at, items)
 
     def unix(self, direction: Direction, data: bytes, length: int, at: Instant) -> list[Item]:
         """Take a piece of a call on a Unix socket; ``length`` > len(data): the rest was not readable."""
@@ -190,10 +262,12 @@ class Flow:
         out = sum(len(data) for direction, data, _ in self._chunks if direction is Direction.OUT)
         return self.bytes[0] + out, self.bytes[1] + self._kept - out
 
-    def _pieces(self, direction: Direction, pieces: list[Data | Gap], at: Instant, items: list[Item]) -> None:
+    def _pieces(self, direction: Direction, pieces: Sequence[Data | Gap | Run], at: Instant, items: list[Item]) -> None:
         for piece in pieces:
             if type(piece) is Data:
                 self._deliver(direction, piece.data, at, items)
+            elif type(piece) is Run:
+                self._step_over(piece.what, at, items)
             else:
                 self._miss(direction, piece.length, at, "tcp-hole", items)  # type: ignore[union-attr] # it is a Gap
 
@@ -214,6 +288,15 @@ class Flow:
             self._chunks.append((direction, data, at))
             self._kept += len(data)
             self._decide(items)
+
+    def _step_over(self, run: Skipped, at: Instant, items: list[Item]) -> None:
+        messages = None
+        if isinstance(self._decoder, PostgresDecoder):
+            messages = self._decoder.skipped(run, at)
+        if messages is None:
+            self._miss(Direction.IN, run.length, at, "rows-not-followed", items)
+        else:
+            self._take(messages, items)
 
     def _miss(self, direction: Direction, length: int, at: Instant, cause: str, items: list[Item]) -> None:
         if direction is Direction.OUT:

@@ -22,7 +22,10 @@ The caller passes each acknowledgement (only of segments with the ACK flag) to t
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from agentwatch.protocols.base import Skipped
 
 MAX_HELD_BYTES = 8 * 1024 * 1024
 """Out-of-order bytes kept for one direction; above it the first hole becomes a gap. A receiver with Linux'
@@ -51,6 +54,14 @@ class Gap(NamedTuple):
 
     length: int
     offset: int
+
+
+class Run(NamedTuple):
+    """``length`` bytes of the stream, from ``offset``, of which ``what`` tells; they were not captured on purpose."""
+
+    length: int
+    offset: int
+    what: Skipped
 
 
 class _Piece(NamedTuple):
@@ -102,6 +113,23 @@ class Reassembler:
         if ahead > MAX_WINDOW or (length == 1 and self.closed and start == self._fin):
             return []  # the second: a keep-alive with a byte of garbage has the FIN's own number
         return self._place(start, start + length, data[:length], fin=fin)
+
+    def skipped(self, seq: int, what: Skipped) -> list[Data | Gap | Run]:
+        """Take a run of bytes that was stepped over; one that is not the next in order is a gap."""
+        length = what.length
+        if seq != self._seq or self._overlaps(length):
+            return [*self.segment(seq, b"", length)] if length else []
+        offset = self.offset
+        self.offset = offset + length
+        self._seq = (seq + length) & _MASK
+        return [Run(length, offset, what), *self._advance(self.offset)]
+
+    def is_behind(self, ack: int) -> bool:
+        """Whether the peer acknowledged more than is known here."""
+        return self._seq != _UNKNOWN and self._ahead(ack) > 0
+
+    def _overlaps(self, length: int) -> bool:
+        return bool(self._held) and self._held[0].start < self.offset + length
 
     def acked(self, ack: int, *, syn: bool = False) -> list[Data | Gap]:
         """Take note that the peer has everything below ``ack``; what was not seen of it is a gap.
