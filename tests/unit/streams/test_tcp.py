@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentwatch.protocols.base import Skipped
 from agentwatch.streams import tcp
-from agentwatch.streams.tcp import Data, Gap, Reassembler
+from agentwatch.streams.tcp import Data, Gap, Reassembler, Run
 
 ISN = 1000
 
@@ -410,3 +411,40 @@ def test_cut_captures_lose_exactly_the_bytes_that_no_copy_held(
             delivered |= set(range(piece.offset, piece.offset + len(piece.data)))
     assert offset == total
     assert delivered == seen
+
+
+def test_a_run_that_is_next_is_told_as_it_is() -> None:
+    stream = begun()
+    send(stream, 0, b"abc")
+    what = Skipped(100, 0, 0, 5, ord("D"))
+    assert stream.skipped(ISN + 4, what) == [Run(100, 3, what)]
+    assert send(stream, 103, b"d") == [Data(b"d", 103)]
+
+
+def test_a_run_fills_the_hole_before_what_came_earlier() -> None:
+    stream = begun()
+    what = Skipped(100, 0, 0, 5, ord("D"))
+    assert send(stream, 100, b"later") == []
+    assert stream.skipped(ISN + 1, what) == [Run(100, 0, what), Data(b"later", 100)]
+
+
+def test_a_run_that_overlaps_or_is_ahead_is_a_gap_when_proven() -> None:
+    what = Skipped(100, 0, 0, 5, ord("D"))
+    ahead = begun()
+    assert ahead.skipped(ISN + 11, what) == []
+    assert ahead.acked(ISN + 111) == [Gap(110, 0)]
+    overlapping = begun()
+    assert send(overlapping, 50, b"middle") == []
+    assert overlapping.skipped(ISN + 1, what) == [Gap(50, 0), Data(b"middle", 50), Gap(44, 56)]
+    again = begun()
+    send(again, 0, bytes(200))
+    assert again.skipped(ISN + 1, what) == []
+
+
+def test_is_behind_tells_whether_an_acknowledgement_proves_anything() -> None:
+    stream = Reassembler()
+    assert not stream.is_behind(5)
+    stream = begun()
+    send(stream, 0, b"abc")
+    assert not stream.is_behind(ISN + 4)
+    assert stream.is_behind(ISN + 5)
