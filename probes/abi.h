@@ -75,6 +75,7 @@ enum aw_flag {
 	AW_F_SUPPRESSED = 512, /* the length is exact, the bytes were not copied on purpose */
 	AW_F_URGENT = 1024, /* out-of-band: the receiver may never read these bytes */
 	AW_F_PEEKED = 2048, /* looked at, not taken: the same bytes come again */
+	AW_F_OUTSIDE = 4096, /* on an IP socket that was made outside the watch */
 };
 
 enum aw_cgroup_operation {
@@ -83,6 +84,20 @@ enum aw_cgroup_operation {
 	AW_CG_ATTACH = 3,
 	AW_CG_POPULATED = 4,
 	AW_CG_EMPTY = 5,
+};
+
+/* What a divergence is about: how bytes left, or how another process was reached into. */
+enum aw_technique {
+	AW_T_IO_URING = 1,
+	AW_T_SENDFILE = 2,
+	AW_T_SPLICE = 3,
+	AW_T_AIO = 4,
+	AW_T_COMPAT = 5, /* a 32-bit system call */
+	AW_T_FOREIGN_TASK = 6, /* a task that is not watched, on a socket of one that is */
+	AW_T_UNKNOWN = 7,
+	AW_T_PTRACE = 8,
+	AW_T_VM_WRITEV = 9,
+	AW_T_PIDFD_GETFD = 10,
 };
 
 /* Every event begins with this. len counts from here to the last byte used. */
@@ -157,7 +172,11 @@ struct aw_exit {
 };
 _Static_assert(sizeof(struct aw_exit) == 48, "aw_exit");
 
-/* An address: IPv4 and IPv6 in network order; a Unix path has its own field. */
+/*
+ * An address: IPv4 and IPv6 in network order; a Unix path has its own field, and so has the
+ * sockaddr of a family that is none of these. The same for AW_OUTSIDE: a watched task
+ * uses an IP socket that was made outside, so that no packet of it is seen.
+ */
 struct aw_connect {
 	struct aw_header h;
 	__u64 cookie; /* of the socket; 0 for Unix */
@@ -236,7 +255,7 @@ struct aw_unix_open {
 };
 _Static_assert(sizeof(struct aw_unix_open) == 176, "aw_unix_open");
 
-/* A piece of one send or receive on a Unix socket; followed by captured bytes. */
+/* A piece of one send or receive on a Unix socket (or AW_F_OUTSIDE); followed by captured bytes. */
 struct aw_unix {
 	struct aw_header h;
 	__u64 inode;
@@ -249,6 +268,19 @@ struct aw_unix {
 	__u8 reserved[7];
 };
 _Static_assert(sizeof(struct aw_unix) == 80, "aw_unix");
+
+/* h: the task that did it. */
+struct aw_divergence {
+	struct aw_header h;
+	__u64 cookie;
+	__u64 inode; /* of the socket; 0: it is not about one */
+	__u32 technique; /* enum aw_technique */
+	__u32 target; /* process reached into, 0: not known */
+	__u16 family;
+	__u8 reserved[6];
+	char comm[16];
+};
+_Static_assert(sizeof(struct aw_divergence) == 88, "aw_divergence");
 
 /* Followed by path_len bytes. */
 struct aw_cgroup {

@@ -3,19 +3,10 @@
  * The connections of watched tasks: connect on any family, how it ended, the
  * peers of datagrams, and the end of a socket.
  */
-#include "sock.h"
+#include "divergence.h"
 
 #define STATE_ESTABLISHED 1
 #define STATE_SYN_SENT	  2
-
-static inline __attribute__((always_inline)) void local_address(struct aw_connect *e, void *sk)
-{
-	KREAD(e->local_port, sk, OFF(sock_common, skc_num));
-	if (e->family == FAMILY_INET6)
-		bpf_probe_read_kernel(e->local, 16, sk + OFF(sock_common, skc_v6_rcv_saddr));
-	else
-		bpf_probe_read_kernel(e->local, 4, sk + OFF(sock_common, skc_rcv_saddr));
-}
 
 /* connect(fd, address, length): tracepoint arguments */
 struct connect_enter {
@@ -182,6 +173,8 @@ report_call(struct account *a, struct connecting *call, struct tag *tag, void *s
 	bpf_probe_read_user(&family, sizeof(family), (void *)call->address);
 	if (sk)
 		family = family_of_sock(sk);
+	if (!family)
+		return; /* an end of being connected */
 	e.family = family;
 	if (sk) {
 		e.inode = inode_of_sock(sk);
@@ -208,8 +201,10 @@ report_call(struct account *a, struct connecting *call, struct tag *tag, void *s
 			bpf_probe_read_user(e.remote, 16, (void *)call->address + 8);
 		if (sk)
 			local_address(&e, sk);
-	} else {
-		return;
+	} else { /* vsock, netlink, ...: the address as it was given */
+		e.h.flags |= AW_F_USER_MEMORY;
+		bpf_probe_read_user(e.path, 16, (void *)call->address);
+		e.path_len = 16;
 	}
 	submit(a, &e, sizeof(e), 0);
 }
@@ -242,7 +237,7 @@ int on_exit_connect(struct connect_exit *ctx)
 	if (!call.cookie) {
 		/* A second connect on a socket that is being connected asks for the result and makes nothing new. */
 		if (result == -EALREADY_NR || result == -EISCONN_NR ||
-		    (sk && result == 0 && family_of_sock(sk) != FAMILY_UNIX))
+		    (sk && result == 0 && is_inet(sk) && made_inside(sk)))
 			return 0;
 		report_call(&a, &call, tag, sk, result);
 		hold_back(&a);

@@ -193,6 +193,16 @@ struct udp_peer {
 /* Peers of unconnected UDP sockets that were reported. Evicted: reported again. */
 MAP("lru_hash", struct udp_peer, u8, udp_peers, MAX_CONNECTS);
 
+/* A divergence that was told. */
+struct diverged {
+	u64 identity; /* inode of the socket, or the process reached into */
+	u32 tgid;
+	u32 technique;
+};
+
+/* diverged -> 1. Evicted: told again. */
+MAP("lru_hash", struct diverged, u8, diverged, MAX_CONNECTS);
+
 /* pid_tgid -> messages done in a running sendmmsg or recvmmsg; deleted at the call's exit. */
 MAP("hash", u64, u32, mmsg_index, MAX_CONNECTS);
 
@@ -226,6 +236,7 @@ union abi_witness {
 	struct aw_sock_end sock_end;
 	struct aw_unix_open unix_open;
 	struct aw_unix unix_call;
+	struct aw_divergence divergence;
 	struct aw_cgroup cgroup;
 	struct aw_counters counters;
 	struct aw_loss_key loss_key;
@@ -236,6 +247,7 @@ union abi_witness {
 	enum aw_direction direction;
 	enum aw_flag flag;
 	enum aw_cgroup_operation operation;
+	enum aw_technique technique;
 	u8 version[ABI_VERSION];
 };
 MAP("array", u32, union abi_witness, abi, 1);

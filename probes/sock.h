@@ -80,6 +80,13 @@ static inline __attribute__((always_inline)) u16 family_of_sock(void *sk)
 	return family;
 }
 
+static inline __attribute__((always_inline)) int is_inet(void *sk)
+{
+	u16 family = family_of_sock(sk);
+
+	return family == FAMILY_INET || family == FAMILY_INET6;
+}
+
 static inline __attribute__((always_inline)) void *registers(void)
 {
 	return (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
@@ -105,6 +112,21 @@ static inline __attribute__((always_inline)) u32 peer_path(void *sk, u8 *path)
 		len = 108;
 	bpf_probe_read_kernel(path, 108, address + OFF(unix_address, name) + 2);
 	return len;
+}
+
+static inline __attribute__((always_inline)) int is_sending_call(u64 nr)
+{
+	return nr == NR_WRITE || nr == NR_SENDTO || nr == NR_SENDMSG || nr == NR_WRITEV ||
+	       nr == NR_SENDMMSG || nr == NR_PWRITEV2;
+}
+
+static inline __attribute__((always_inline)) void local_address(struct aw_connect *e, void *sk)
+{
+	KREAD(e->local_port, sk, OFF(sock_common, skc_num));
+	if (e->family == FAMILY_INET6)
+		bpf_probe_read_kernel(e->local, 16, sk + OFF(sock_common, skc_v6_rcv_saddr));
+	else
+		bpf_probe_read_kernel(e->local, 4, sk + OFF(sock_common, skc_rcv_saddr));
 }
 
 /* Remember the current task as the last that wrote on a socket. */
@@ -140,21 +162,21 @@ static inline __attribute__((always_inline)) void refresh_owner(struct account *
 	if (o->tgid == tgid && o->tid == (u32)id)
 		return;
 	tag = tags.lookup(&tgid);
-	if (!tag)
-		return;
+	if (!tag && !o->tgid)
+		return; /* a task that is not watched writes only on a socket that it was given */
 	regs = registers();
 	KREAD(nr, regs, OFF(pt_regs, orig_ax));
-	if (nr != NR_WRITE && nr != NR_SENDTO && nr != NR_SENDMSG && nr != NR_WRITEV &&
-	    nr != NR_SENDMMSG && nr != NR_PWRITEV2)
+	if (!is_sending_call(nr))
 		return;
 	KREAD(fd, regs, OFF(pt_regs, di));
 	sk = sock_of_fd(fd);
 	if (!sk || cookie_of_sock(sk) != cookie)
 		return;
-	remember_owner(a, cookie, tag->cgroup);
+	if (tag)
+		o->cgroup = tag->cgroup;
+	remember_owner(a, cookie, o->cgroup);
 	o->tgid = tgid;
 	o->tid = id;
-	o->cgroup = tag->cgroup;
 }
 
 #endif

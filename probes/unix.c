@@ -9,7 +9,7 @@
  * from the registers of the system call that is running; a caller that has none
  * of the expected ones (io_uring, splice) is marked AW_F_ASYNC and declared.
  */
-#include "sock.h"
+#include "divergence.h"
 
 #define MSG_OOB_FLAG	 1
 #define MSG_PEEK_FLAG	 2
@@ -159,6 +159,33 @@ static inline __attribute__((always_inline)) void unix_open(struct account *a, s
 	submit(a, &e, sizeof(e), 0);
 }
 
+/* The first sight of an IP socket that was made outside: no packet of it is seen. */
+static inline __attribute__((always_inline)) void outside_open(struct account *a, struct tag *tag,
+							       void *sk, u64 inode, u16 family)
+{
+	struct aw_connect e = {};
+	u16 port = 0;
+	u8 one = 1;
+
+	if (unix_seen.lookup(&inode))
+		return;
+	unix_seen.update(&inode, &one);
+	fill_header(&e.h, AW_OUTSIDE, 0, tag->cgroup);
+	e.inode = inode;
+	e.cookie = cookie_of_sock(sk);
+	e.fd = -1;
+	e.family = family;
+	KREAD(e.protocol, sk, OFF(sock, sk_protocol));
+	KREAD(port, sk, OFF(sock_common, skc_dport));
+	e.remote_port = bpf_ntohs(port);
+	if (family == FAMILY_INET6)
+		bpf_probe_read_kernel(e.remote, 16, sk + OFF(sock_common, skc_v6_daddr));
+	else
+		bpf_probe_read_kernel(e.remote, 4, sk + OFF(sock_common, skc_daddr));
+	local_address(&e, sk);
+	submit(a, &e, sizeof(e), 0);
+}
+
 /* A send or receive that is being copied out; kept in the scratch slot between tail calls. */
 struct copying {
 	struct buffers b;
@@ -255,7 +282,7 @@ int on_more_pieces(struct bpf_raw_tracepoint_args *ctx)
 }
 
 static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag *tag, void *sk,
-							   u32 result, u8 direction)
+							   u16 family, u32 result, u8 direction)
 {
 	u32 program = direction == AW_OUT ? AW_P_UNIX_SEND : AW_P_UNIX_RECV;
 	u64 inode = inode_of_sock(sk);
@@ -266,17 +293,28 @@ static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag
 
 	if (!s || !open_account(&a, program, tag->cgroup))
 		return 0;
-	unix_open(&a, tag, sk, inode);
+	if (family == FAMILY_UNIX)
+		unix_open(&a, tag, sk, inode);
+	else
+		outside_open(&a, tag, sk, inode, family);
 	k = (struct copying *)(s->data + COPYING_AT);
 	__builtin_memset(k, 0, sizeof(*k));
 	k->total = result;
 	k->program = program;
 	k->cgroup = tag->cgroup;
 	find_buffers(&k->b, sk, direction);
+	if (direction == AW_OUT && !(k->b.flags & AW_F_USER_MEMORY)) {
+		u32 technique = technique_of_send(sk);
+
+		diverge(&a, technique ? technique : AW_T_UNKNOWN, cookie_of_sock(sk), inode, family,
+			0);
+	}
 	e = (struct aw_unix *)s->data;
 	__builtin_memset(e, 0, sizeof(*e));
 	fill_header(&e->h, AW_UNIX, k->b.flags, tag->cgroup);
-	if (passes_rights(&k->b))
+	if (family != FAMILY_UNIX)
+		e->h.flags |= AW_F_OUTSIDE;
+	else if (passes_rights(&k->b))
 		e->h.flags |= AW_F_SCM_RIGHTS;
 	e->inode = inode;
 	e->cookie = cookie_of_sock(sk);
@@ -311,31 +349,68 @@ static inline __attribute__((always_inline)) void pass_message(void)
 		mmsg_index.update(&id, &next);
 }
 
+/* A task that is not watched has sent on an IP socket of one that is. */
+static inline __attribute__((always_inline)) int foreign_send(void *sk, u16 family)
+{
+	u64 cookie = cookie_of_sock(sk);
+	struct owner *o;
+	struct account a;
+
+	if (!cookie)
+		return 0;
+	o = owners.lookup(&cookie);
+	if (!o || !open_account(&a, AW_P_OUTSIDE, o->cgroup))
+		return 0;
+	remember_owner(&a, cookie, o->cgroup);
+	diverge(&a, AW_T_FOREIGN_TASK, cookie, inode_of_sock(sk), family, 0);
+	return 0;
+}
+
+/* Whether an IP socket's packets are seen, which need not be asked of one that was met before. */
+static inline __attribute__((always_inline)) int has_packets(void *sk, u64 cookie)
+{
+	return (cookie && owners.lookup(&cookie)) || made_inside(sk);
+}
+
+static inline __attribute__((always_inline)) int inet_send(void *ctx, struct tag *tag, void *sk,
+							   u16 family, u32 result)
+{
+	u64 cookie = cookie_of_sock(sk);
+	struct account a;
+	u32 technique;
+
+	if (!has_packets(sk, cookie))
+		return unix_call(ctx, tag, sk, family, result, AW_OUT);
+	if (!cookie || !open_account(&a, AW_P_CONNECT, tag->cgroup))
+		return 0;
+	remember_owner(&a, cookie, tag->cgroup);
+	technique = technique_of_send(sk);
+	if (technique) {
+		diverge(&a, technique, cookie, inode_of_sock(sk), family, 0);
+	}
+	return 0;
+}
+
 /* sock_send_length(sk, result, flags): after every send on every socket of the host */
 int on_sock_send(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct tag *tag = watched();
 	void *sk = (void *)ctx->args[0];
 	s32 result = ctx->args[1];
-	u16 family;
+	u16 family = family_of_sock(sk);
 
-	if (!tag)
-		return 0;
-	family = family_of_sock(sk);
-	if (result <= 0) {
-		if (family == FAMILY_UNIX)
-			pass_message();
-		return 0;
-	}
 	if (family == FAMILY_INET || family == FAMILY_INET6) {
-		u64 cookie = cookie_of_sock(sk);
-		struct account a;
-
-		if (cookie && open_account(&a, AW_P_CONNECT, tag->cgroup))
-			remember_owner(&a, cookie, tag->cgroup);
+		if (result <= 0)
+			return 0;
+		return tag ? inet_send(ctx, tag, sk, family, result) : foreign_send(sk, family);
+	}
+	if (!tag || family != FAMILY_UNIX)
+		return 0;
+	if (result <= 0) {
+		pass_message();
 		return 0;
 	}
-	return family == FAMILY_UNIX ? unix_call(ctx, tag, sk, result, AW_OUT) : 0;
+	return unix_call(ctx, tag, sk, family, result, AW_OUT);
 }
 
 /* sock_recv_length(sk, result, flags) */
@@ -345,10 +420,18 @@ int on_sock_recv(struct bpf_raw_tracepoint_args *ctx)
 	void *sk = (void *)ctx->args[0];
 	s32 result = ctx->args[1];
 	s32 flags = ctx->args[2];
+	u16 family;
 
 	if (!tag || result < 0 || flags & MSG_PEEK_FLAG)
 		return 0;
-	return family_of_sock(sk) == FAMILY_UNIX ? unix_call(ctx, tag, sk, result, AW_IN) : 0;
+	family = family_of_sock(sk);
+	if (family == FAMILY_INET || family == FAMILY_INET6) {
+		if (has_packets(sk, cookie_of_sock(sk)))
+			return 0;
+	} else if (family != FAMILY_UNIX) {
+		return 0;
+	}
+	return unix_call(ctx, tag, sk, family, result, AW_IN);
 }
 
 /* Ends the count of messages of a sendmmsg or recvmmsg call; attached to the exits of both. */

@@ -113,4 +113,5 @@ _COLOURS = {
     "gap": "red",
     "opaque": "magenta",
     "cgroup_move": "red",
+    "divergence": "red",
 }

@@ -89,6 +89,7 @@ class Flag(IntFlag):
     F_SUPPRESSED = 512
     F_URGENT = 1024
     F_PEEKED = 2048
+    F_OUTSIDE = 4096
 
 
 class CgroupOperation(IntEnum):
@@ -101,6 +102,21 @@ class CgroupOperation(IntEnum):
     CG_EMPTY = 5
 
 
+class Technique(IntEnum):
+    """``enum aw_technique``: what a divergence is about."""
+
+    T_IO_URING = 1
+    T_SENDFILE = 2
+    T_SPLICE = 3
+    T_AIO = 4
+    T_COMPAT = 5
+    T_FOREIGN_TASK = 6
+    T_UNKNOWN = 7
+    T_PTRACE = 8
+    T_VM_WRITEV = 9
+    T_PIDFD_GETFD = 10
+
+
 ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "aw_event_kind": EventKind,
     "aw_program": Program,
@@ -108,6 +124,7 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "aw_direction": Way,
     "aw_flag": Flag,
     "aw_cgroup_operation": CgroupOperation,
+    "aw_technique": Technique,
 }
 
 _HEADER = (
@@ -210,6 +227,16 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("captured", "I"),
         ("direction", "B"),
         ("reserved", "7s"),
+    ),
+    "aw_divergence": (
+        ("h", ""),
+        ("cookie", "Q"),
+        ("inode", "Q"),
+        ("technique", "I"),
+        ("target", "I"),
+        ("family", "H"),
+        ("reserved", "6s"),
+        ("comm", "16s"),
     ),
     "aw_cgroup": (("h", ""), ("id", "Q"), ("operation", "I"), ("path_len", "I")),
     "aw_counters": (
@@ -320,6 +347,17 @@ class Connect(NamedTuple):
     path: bytes
 
 
+class Outside(NamedTuple):
+    """A ``struct aw_connect`` of kind OUTSIDE: a watched task uses an IP socket that was made outside the watch."""
+
+    connect: Connect
+
+    @property
+    def h(self) -> Header:
+        """The event's header."""
+        return self.connect.h
+
+
 class Wire(NamedTuple):
     """``struct aw_wire`` and its payload."""
 
@@ -383,6 +421,18 @@ class Unix(NamedTuple):
     data: bytes
 
 
+class Divergence(NamedTuple):
+    """``struct aw_divergence``."""
+
+    h: Header
+    cookie: int
+    inode: int
+    technique: int
+    target: int
+    family: int
+    comm: bytes
+
+
 class Cgroup(NamedTuple):
     """``struct aw_cgroup``."""
 
@@ -392,11 +442,27 @@ class Cgroup(NamedTuple):
     path: bytes
 
 
-Event = Fork | Exec | Argv | ExecFailed | Exit | Connect | Wire | Rows | SockEnd | UnixOpen | Unix | Cgroup
+Event = (
+    Fork
+    | Exec
+    | Argv
+    | ExecFailed
+    | Exit
+    | Connect
+    | Wire
+    | Rows
+    | SockEnd
+    | UnixOpen
+    | Unix
+    | Cgroup
+    | Outside
+    | Divergence
+)
 
 _FORK, _EXEC, _ARGV, _EXEC_FAILED = (layout(f"aw_{n}") for n in ("fork", "exec", "argv", "exec_failed"))
 _EXIT, _CONNECT, _WIRE, _SOCK_END = (layout(f"aw_{n}") for n in ("exit", "connect", "wire", "sock_end"))
 _UNIX_OPEN, _UNIX, _CGROUP, _ROWS = (layout(f"aw_{n}") for n in ("unix_open", "unix", "cgroup", "rows"))
+_DIVERGENCE = layout("aw_divergence")
 COUNTERS, LOSS_KEY, LOSS = layout("aw_counters"), layout("aw_loss_key"), layout("aw_loss")
 _CUT_EXE, _CUT_CWD = 1, 2
 
@@ -517,6 +583,15 @@ def _unix(data: bytes) -> Unix:
     return Unix(Header(*h), inode, total, offset, payload, way, data[_UNIX.size : _UNIX.size + captured])
 
 
+def _outside(data: bytes) -> Outside:
+    return Outside(_connect(data))
+
+
+def _divergence(data: bytes) -> Divergence:
+    *h, cookie, inode, technique, target, family, _, comm = _DIVERGENCE.unpack_from(data)
+    return Divergence(Header(*h), cookie, inode, technique, target, family, comm)
+
+
 def _cgroup(data: bytes) -> Cgroup:
     *h, cgroup_id, operation, path_len = _CGROUP.unpack_from(data)
     return Cgroup(Header(*h), cgroup_id, operation, data[_CGROUP.size : _CGROUP.size + path_len].rstrip(b"\0"))
@@ -535,6 +610,8 @@ _DECODERS: dict[int, Callable[[bytes], Event]] = {
     EventKind.UNIX_OPEN: _unix_open,
     EventKind.UNIX: _unix,
     EventKind.CGROUP: _cgroup,
+    EventKind.OUTSIDE: _outside,
+    EventKind.DIVERGENCE: _divergence,
 }
 _KIND_AT = 4
 

@@ -60,6 +60,8 @@ class FlowTable:
     def connected(self, e: abi.Connect, connection: str, peer: str) -> None:
         """Take note of a connect: a Unix socket's name is known, and that its beginning was seen."""
         del connection
+        if e.family != socket.AF_UNIX and e.h.flags & abi.Flag.F_USER_MEMORY:
+            self._name(e.inode, peer, seen=True)  # an IP socket that was made outside
         if e.family == socket.AF_UNIX and e.result == 0:
             self._name(e.inode, peer, seen=True)
             flow = self._flows.get(("unix", e.inode, b"", 0))
@@ -71,6 +73,28 @@ class FlowTable:
         known = self._unix_names.get(e.inode)
         if known is None:
             self._name(e.inode, make.unix_peer(e.path) if e.path else None, seen=False)
+
+    def outside(self, e: abi.Connect) -> Flow:
+        """Take note of an IP socket whose packets are not seen."""
+        key: Key = ("outside", e.inode, b"", 0)
+        flow = self._flows.get(key)
+        if flow is not None:
+            return flow
+        fields = make.connect(e)
+        connection, transport, peer, local = (fields[name] for name in ("connection", "transport", "peer", "local"))
+        flow = self._add(key, Flow(connection, transport, peer, started=e.h.boottime, seen_by="task"))
+        flow.local = local
+        flow.cgroup = e.h.cgroup
+        flow.joined = not self._unix_names.pop(e.inode, (None, False))[1]
+        if transport != "tcp":
+            flow.reason = "udp" if transport == "udp" else "unknown-protocol"
+        return flow
+
+    def of_socket(self, cookie: int, inode: int) -> Flow | None:
+        """Return the flow of a socket."""
+        flows = self._flows
+        tcp = flows.get(("tcp", cookie, b"", 0)) if cookie else None
+        return tcp or flows.get(("unix", inode, b"", 0)) or flows.get(("outside", inode, b"", 0))
 
     def wire(self, e: abi.Wire) -> tuple[Flow, list[Item]]:
         """Take one packet."""
@@ -97,18 +121,21 @@ class FlowTable:
         key: Key = ("tcp", e.cookie, b"", 0)
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._add(key, Flow(make.connection("tcp", e.cookie), "tcp", None, None, started=e.h.boottime))
+            flow = self._add(key, Flow(make.connection("tcp", e.cookie), "tcp", None, started=e.h.boottime))
             flow.cgroup = e.h.cgroup
         run = Skipped(e.length, e.lead, e.rest, e.rows, e.message)
         return flow, flow.skipped(e.seq, run, e.partial, e.h.boottime)
 
     def unix(self, e: abi.Unix) -> tuple[Flow, list[Item]]:
         """Take one piece of a Unix socket call."""
-        key: Key = ("unix", e.inode, b"", 0)
+        outside = e.h.flags & abi.Flag.F_OUTSIDE
+        key: Key = ("outside" if outside else "unix", e.inode, b"", 0)
         flow = self._flows.get(key)
         if flow is None:
             peer, seen = self._unix_names.pop(e.inode, (None, False))
-            flow = self._add(key, Flow(f"unix-{e.inode}", "unix", peer, None, started=e.h.boottime))
+            kind, seen_by = ("tcp", "task") if outside else ("unix", "unix")
+            flow = Flow(make.connection(kind, e.inode), kind, peer, started=e.h.boottime, seen_by=seen_by)
+            self._add(key, flow)
             flow.cgroup = e.h.cgroup
             flow.joined = not seen
         if e.direction == abi.Way.OUT:
@@ -132,7 +159,7 @@ class FlowTable:
     def process_ended(self, tgid: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close the Unix sockets that only this process used."""
         for flow in self._flows.values():
-            if flow.transport == "unix" and not flow.closed and tgid in flow.users:
+            if flow.seen_by != "wire" and not flow.closed and tgid in flow.users:
                 flow.users.discard(tgid)
                 if not flow.users:
                     yield flow, flow.close(at)
@@ -140,9 +167,9 @@ class FlowTable:
     def session_ended(self, cgroup: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close the Unix sockets of a session without processes; TCP has still packets on the way."""
         for flow in self._flows.values():
-            if flow.transport != "unix" and flow.released is None and flow.cgroup == cgroup:
+            if flow.seen_by == "wire" and flow.released is None and flow.cgroup == cgroup:
                 flow.released = at  # the event of its release was lost
-            if flow.transport == "unix" and not flow.closed and flow.cgroup == cgroup:
+            if flow.seen_by != "wire" and not flow.closed and flow.cgroup == cgroup:
                 yield flow, flow.close(at)
 
     def expire(self, now: int) -> Iterator[tuple[Flow, list[Item]]]:
@@ -178,7 +205,7 @@ class FlowTable:
         for key in [key for key, flow in self._flows.items() if flow.closed]:
             flow = self._flows.pop(key)
             if flow.verdict is not Interest.ALL:
-                self.verdicts.append(Verdict(key[0], key[1], Interest.ALL))
+                self.verdicts.append(Verdict("tcp" if key[0] == "tcp" else "unix", key[1], Interest.ALL))
             self._gone[key] = None
             if len(self._gone) > MAX_GONE:
                 del self._gone[next(iter(self._gone))]
@@ -186,15 +213,17 @@ class FlowTable:
     def _judge(self, key: Key, flow: Flow) -> None:
         """Say what the kernel has to be told of a connection, if that has changed."""
         interest = flow.interest()
-        if interest is not flow.verdict and (interest is Interest.COUNT or flow.transport == "tcp"):
+        if key[0] == "outside":
+            key = ("unix", *key[1:])  # the kernel counts both by inode
+        if interest is not flow.verdict and (interest is Interest.COUNT or key[0] == "tcp"):
             flow.verdict = interest
             self.verdicts.append(Verdict(key[0], key[1], interest))
 
     def _open_wire(self, key: Key, e: abi.Wire) -> Flow:
         transport = make.transport(e.protocol)
         peer = make.address(e.family, e.remote, e.remote_port)
-        local = make.address(e.family, e.local, e.local_port)
-        flow = Flow(make.connection(transport, e.cookie), transport, peer, local, started=e.h.boottime)
+        flow = Flow(make.connection(transport, e.cookie), transport, peer, started=e.h.boottime)
+        flow.local = make.address(e.family, e.local, e.local_port)
         flow.cgroup = e.h.cgroup
         if transport != "tcp":
             flow.reason = "udp" if transport == "udp" else "unknown-protocol"

@@ -9,9 +9,10 @@ import ipaddress
 import os
 import signal
 import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
-from agentwatch.kernel.abi import Flag
+from agentwatch.kernel.abi import Flag, Technique
 from agentwatch.protocols.base import Direction, Opened, Request, Statement
 from agentwatch.records.encoding import text
 from agentwatch.streams.flow import Missing
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Fields = dict[str, Any]
 
+_VSOCK = struct.Struct("<HxxII")
+"""struct sockaddr_vm up to svm_cid: family, port, context id."""
 DIRECTIONS = ("out", "in")
 _SYSTEM_NAMES = {"postgresql": "postgresql"}
 _SIGNAL_BITS, _STATUS_SHIFT, _SHELL_SIGNAL = 0x7F, 8, 128
@@ -62,6 +65,14 @@ def unix_peer(path: bytes) -> str:
 def transport(protocol: int) -> str:
     """Return the name of an IP protocol number."""
     return {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}.get(protocol, f"ip-{protocol}")
+
+
+def other_address(family: int, raw: bytes) -> tuple[str, str, None]:
+    """Return transport and peer of a family that is neither IP nor Unix, from the bytes of its sockaddr."""
+    if family == socket.AF_VSOCK and len(raw) >= _VSOCK.size:
+        _, port, cid = _VSOCK.unpack_from(raw)
+        return "vsock", f"vsock:{cid}:{port}", None
+    return f"family-{family}", f"family-{family}:{raw[2:].hex()}", None
 
 
 def connection(kind: str, identity: int) -> str:
@@ -140,6 +151,9 @@ def connect(e: abi.Connect) -> Fields:
     if e.family == socket.AF_UNIX:
         kind, peer, local = "unix", unix_peer(e.path), None
         identity = e.inode
+    elif e.family not in (socket.AF_INET, socket.AF_INET6):
+        kind, peer, local = other_address(e.family, e.path)
+        identity = e.inode
     else:
         kind = transport(e.protocol)
         peer = address(e.family, e.remote, e.remote_port)
@@ -158,6 +172,40 @@ def connect(e: abi.Connect) -> Fields:
     if e.result:
         fields["error"] = os.strerror(-e.result)
     return fields
+
+
+TECHNIQUES: dict[int, str] = {
+    Technique.T_IO_URING: "io_uring",
+    Technique.T_SENDFILE: "sendfile",
+    Technique.T_SPLICE: "splice",
+    Technique.T_AIO: "aio",
+    Technique.T_COMPAT: "32-bit-call",
+    Technique.T_FOREIGN_TASK: "foreign-task",
+    Technique.T_UNKNOWN: "unknown",
+    Technique.T_PTRACE: "ptrace",
+    Technique.T_VM_WRITEV: "process_vm_writev",
+    Technique.T_PIDFD_GETFD: "pidfd_getfd",
+}
+SOCKET_FROM_OUTSIDE = "socket-from-outside"
+
+
+def divergence(e: abi.Divergence, flow: Flow | None) -> Fields:
+    """Return a divergence's fields; ``flow``: the connection that it is about, if it is known."""
+    fields: Fields = {"technique": TECHNIQUES.get(e.technique, "unknown"), "comm": comm(e.comm)}
+    if e.family == socket.AF_UNIX:
+        fields |= {"connection": connection("unix", e.inode), "transport": "unix"}
+    elif e.family:
+        fields |= {"connection": connection("tcp", e.cookie), "transport": "tcp"}
+    if flow is not None:
+        fields |= {"connection": flow.connection, "transport": flow.transport, "peer": flow.peer}
+    if e.target:
+        fields["target_pid"] = e.target
+    return fields
+
+
+def place(flow: Flow) -> Fields:
+    """Return which connection something is about."""
+    return {"connection": flow.connection, "transport": flow.transport, "peer": flow.peer, "local": flow.local}
 
 
 def session_start(session: Session) -> Fields:
@@ -224,7 +272,7 @@ def _statement(flow: Flow, s: Statement) -> Fields:
     kept = None if s.text is None else len(s.text)
     fields: Fields = {
         **_where(flow),
-        "seen_by": "unix" if flow.transport == "unix" else "wire",
+        "seen_by": flow.seen_by,
         "db.system.name": _SYSTEM_NAMES.get(flow.detected or "", flow.detected),
         "db.namespace": s.namespace,
         "db.user": s.user,

@@ -160,6 +160,17 @@ class Observer:
         records.append(self.envelope_of("connect", e.h.boottime, session) | self._process(e.h) | fields)
         self.flows.connected(e, fields["connection"], fields["peer"])
 
+    def _on_outside(self, _position: int, e: abi.Outside, records: list[Record]) -> None:
+        session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+        flow = self.flows.outside(e.connect)
+        fields = {"technique": make.SOCKET_FROM_OUTSIDE} | make.place(flow)
+        records.append(self.envelope_of("divergence", e.h.boottime, session) | self._process(e.h) | fields)
+
+    def _on_divergence(self, _position: int, e: abi.Divergence, records: list[Record]) -> None:
+        session = self._session_of(e.h.cgroup, e.h.boottime, records)
+        fields = make.divergence(e, self.flows.of_socket(e.cookie, e.inode))
+        records.append(self.envelope_of("divergence", e.h.boottime, session) | self._process(e.h) | fields)
+
     def _on_wire(self, _position: int, e: abi.Wire, records: list[Record]) -> None:
         flow, items = self.flows.wire(e)
         if items:
@@ -292,6 +303,8 @@ class Observer:
         abi.Exit: _on_exit,
         abi.Connect: _on_connect,
         abi.Wire: _on_wire,
+        abi.Outside: _on_outside,
+        abi.Divergence: _on_divergence,
         abi.Rows: _on_rows,
         abi.SockEnd: _on_sock_end,
         abi.UnixOpen: _on_unix_open,

@@ -74,7 +74,8 @@ def session_details(source: Source, number: int) -> Row:
             for seq, record in (*records_of(source, number, "gap"), *_host_gaps(source, number).items())
         ],
         "moved": [
-            present.event(seq, record) for seq, record in records_of(source, number, "cgroup_move", "scm_rights")
+            present.event(seq, record)
+            for seq, record in records_of(source, number, "cgroup_move", "scm_rights", "divergence")
         ],
     }
 

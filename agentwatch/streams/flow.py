@@ -104,6 +104,7 @@ class Flow:
         "released",
         "reported",
         "reported_at",
+        "seen_by",
         "session",
         "started",
         "touched",
@@ -113,12 +114,18 @@ class Flow:
     )
 
     def __init__(
-        self, connection: str, transport: str, peer: str | None, local: str | None, *, started: Instant
+        self,
+        connection: str,
+        transport: str,
+        peer: str | None,
+        *,
+        started: Instant,
+        seen_by: str = "wire",
     ) -> None:
         self.connection = connection
         self.transport = transport
         self.peer = peer
-        self.local = local
+        self.local: str | None = None
         self.started = started
         self.touched = started
         self.session: str | None = None
@@ -137,12 +144,14 @@ class Flow:
         self.released: Instant | None = None
         """When the application closed the socket."""
         self.closed = False
+        self.seen_by = seen_by
+        """``wire``: packets. ``unix``, ``task``: the calls of the watched tasks, whose bytes come from their memory."""
         self.verdict = Interest.ALL
         """What the kernel was told of this connection."""
         self._acknowledged: tuple[int, Instant] | None = None
         """What the client acknowledged beyond what is known of the server, and when."""
         self._streams: tuple[Reassembler, Reassembler] | None = (
-            (Reassembler(), Reassembler()) if transport == "tcp" else None
+            (Reassembler(), Reassembler()) if transport == "tcp" and seen_by == "wire" else None
         )
         self._decoder: Decoder | None = None
         self._chunks: list[tuple[Direction, bytes, Instant]] = []

@@ -87,6 +87,10 @@ class Attack(NamedTuple):
         """Tell whether an exec of exactly these words is recorded."""
         return list(argv) in [record["argv"] for record in self.of("exec")]
 
+    def techniques(self) -> set[str]:
+        """Return the techniques that divergence records name."""
+        return {record["technique"] for record in self.of("divergence")}
+
     def said(self, text: str) -> list[Record]:
         """Return the statements with this text."""
         return [record for record in self.of("statement") if record["db.query.text"] == text]
