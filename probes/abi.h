@@ -255,7 +255,10 @@ struct aw_unix_open {
 };
 _Static_assert(sizeof(struct aw_unix_open) == 176, "aw_unix_open");
 
-/* A piece of one send or receive on a Unix socket (or AW_F_OUTSIDE); followed by captured bytes. */
+/*
+ * A piece of one send or receive on a Unix socket (or AW_F_OUTSIDE); followed by
+ * captured bytes. AW_UNIX_CALL: a send whose bytes are told of when they are read.
+ */
 struct aw_unix {
 	struct aw_header h;
 	__u64 inode;
@@ -265,7 +268,9 @@ struct aw_unix {
 	__u32 payload; /* bytes of this piece */
 	__u32 captured;
 	__u8 direction;
-	__u8 reserved[7];
+	__u8 by_reader; /* the bytes are those that the process at the other end got */
+	__u16 reserved;
+	__u32 position; /* by_reader, AW_UNIX_CALL: of the call in the stream, its low 32 bits */
 };
 _Static_assert(sizeof(struct aw_unix) == 80, "aw_unix");
 

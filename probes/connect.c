@@ -7,6 +7,7 @@
 
 #define STATE_ESTABLISHED 1
 #define STATE_SYN_SENT	  2
+#define SOCK_STREAM_TYPE  1
 
 /* connect(fd, address, length): tracepoint arguments */
 struct connect_enter {
@@ -158,6 +159,24 @@ report_pending(struct account *a, struct pending *p, void *sk, s32 result)
 	submit(a, &e, sizeof(e), 0);
 }
 
+/* From now on what is sent on this Unix connection is copied where it is read (unix.c). */
+static inline __attribute__((always_inline)) void watch_reader(u64 cgroup, void *sk, u64 inode)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct unix_socket own = { .cgroup = cgroup, .tgid = id >> 32, .tid = id, .by_reader = 1 };
+	struct reader reader = { .inode = inode, .client = (u64)sk, .tgid = id >> 32 };
+	u16 type = 0;
+	u64 peer = 0;
+
+	KREAD(type, sk, OFF(sock, sk_type));
+	KREAD(peer, sk, OFF(unix_sock, peer));
+	if (type != SOCK_STREAM_TYPE || !peer || !inode)
+		return;
+	if (readers.update(&peer, &reader))
+		return;
+	unix_sockets.update(&inode, &own);
+}
+
 /* connect on a Unix socket, or on an IP socket that no cgroup hook saw. */
 static inline __attribute__((always_inline)) void
 report_call(struct account *a, struct connecting *call, struct tag *tag, void *sk, s32 result)
@@ -181,8 +200,10 @@ report_call(struct account *a, struct connecting *call, struct tag *tag, void *s
 		e.cookie = cookie_of_sock(sk);
 	}
 	if (family == FAMILY_UNIX) {
-		if (sk && result == 0)
+		if (sk && result == 0) {
 			e.path_len = peer_path(sk, e.path);
+			watch_reader(a->cgroup, sk, e.inode);
+		}
 		if (!e.path_len) {
 			e.h.flags |= AW_F_USER_MEMORY;
 			bpf_probe_read_user(e.path, sizeof(e.path), (void *)call->address + 2);

@@ -180,8 +180,33 @@ struct pending {
 /* Socket cookie -> pending. Written by the connect hooks, deleted when the result is known or at release. */
 MAP("hash", u64, struct pending, pending, MAX_CONNECTS);
 
-/* Socket inode -> 1: its AW_UNIX_OPEN was sent. Evicted: it is sent again, which is harmless. */
-MAP("lru_hash", u64, u8, unix_seen, MAX_SOCKETS);
+/* A Unix socket of a watched process, or an IP socket from outside the watch. */
+struct unix_socket {
+	u64 cgroup;
+	u32 tgid; /* who wrote last */
+	u32 tid;
+	u64 sent; /* bytes that were sent, if by_reader */
+	u64 read; /* bytes of these that the other end has read */
+	u32 by_reader; /* its bytes are copied when the other end has read them */
+	u32 reserved;
+};
+
+/*
+ * Socket inode -> unix_socket. Written by connect, by_reader, or at the first call that is met. Evicted: it is met
+ * again and its bytes are taken from the calls; what was on its way is a gap.
+ */
+MAP("lru_hash", u64, struct unix_socket, unix_sockets, MAX_SOCKETS);
+
+/* The other end of a Unix connection that a watched process made. */
+struct reader {
+	u64 inode; /* of the watched socket */
+	u64 client; /* its struct sock, and the process that connected: both must still be what the other end has */
+	u32 tgid;
+	u32 reserved;
+};
+
+/* struct sock of the other end -> reader. Written by connect. Evicted: what is read there is a gap. */
+MAP("lru_hash", u64, struct reader, readers, MAX_SOCKETS);
 
 struct udp_peer {
 	u64 cookie;

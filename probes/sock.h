@@ -129,6 +129,18 @@ static inline __attribute__((always_inline)) void local_address(struct aw_connec
 		bpf_probe_read_kernel(e->local, 4, sk + OFF(sock_common, skc_rcv_saddr));
 }
 
+/* The process that SO_PEERCRED tells of. */
+static inline __attribute__((always_inline)) u32 peer_tgid(void *sk)
+{
+	void *pid = NULL;
+	u32 tgid = 0;
+
+	KREAD(pid, sk, OFF(sock, sk_peer_pid));
+	if (pid)
+		KREAD(tgid, pid, OFF(pid, numbers) + OFF(upid, nr));
+	return tgid;
+}
+
 /* Remember the current task as the last that wrote on a socket. */
 static inline __attribute__((always_inline)) void remember_owner(struct account *a, u64 cookie,
 								 u64 cgroup)

@@ -2,6 +2,12 @@
 /*
  * What watched tasks send and receive on Unix sockets, which no packet ever shows.
  *
+ * What they send on a connection that they made is copied when the other end has read
+ * it, from the memory of the process there: it is what that process got, whatever the
+ * sender does to its buffer and by whatever call it sent. Of the sending call only
+ * author and length are told. On other sockets (pairs, passed ones, datagrams) the bytes
+ * come from the sender's memory.
+ *
  * The hooks are the socket layer's own tracepoints, not
  * those of the ten system calls: they fire for sockets only, so the host's file
  * I/O pays nothing, they tell the socket and the result, and they fire after the
@@ -136,54 +142,61 @@ static inline __attribute__((always_inline)) int passes_rights(struct buffers *b
 	       c.len <= b->controllen;
 }
 
-static inline __attribute__((always_inline)) void unix_open(struct account *a, struct tag *tag,
-							    void *sk, u64 inode)
+/* Remember a socket that is met for the first time; 0: it is not that. */
+static inline __attribute__((always_inline)) int is_new(u64 inode, u64 cgroup)
 {
-	struct aw_unix_open e = {};
-	void *pid = NULL;
-	u16 type = 0;
-	u8 one = 1;
+	u64 id = bpf_get_current_pid_tgid();
+	struct unix_socket fresh = { .cgroup = cgroup, .tgid = id >> 32, .tid = id };
 
-	if (unix_seen.lookup(&inode))
+	if (unix_sockets.lookup(&inode))
+		return 0;
+	unix_sockets.update(&inode, &fresh);
+	return 1;
+}
+
+static inline __attribute__((always_inline)) void unix_open(struct account *a, struct scratch *s,
+							    u64 cgroup, void *sk, u64 inode)
+{
+	struct aw_unix_open *e = (struct aw_unix_open *)s->data;
+	u16 type = 0;
+
+	if (!is_new(inode, cgroup))
 		return;
-	unix_seen.update(&inode, &one);
-	fill_header(&e.h, AW_UNIX_OPEN, 0, tag->cgroup);
-	e.inode = inode;
-	e.cookie = cookie_of_sock(sk);
+	__builtin_memset(e, 0, sizeof(*e));
+	fill_header(&e->h, AW_UNIX_OPEN, 0, cgroup);
+	e->inode = inode;
+	e->cookie = cookie_of_sock(sk);
 	KREAD(type, sk, OFF(sock, sk_type));
-	e.type = type;
-	KREAD(pid, sk, OFF(sock, sk_peer_pid));
-	if (pid)
-		KREAD(e.peer_tgid, pid, OFF(pid, numbers) + OFF(upid, nr));
-	e.path_len = peer_path(sk, e.path);
-	submit(a, &e, sizeof(e), 0);
+	e->type = type;
+	e->peer_tgid = peer_tgid(sk);
+	e->path_len = peer_path(sk, e->path);
+	submit(a, e, sizeof(*e), 0);
 }
 
 /* The first sight of an IP socket that was made outside: no packet of it is seen. */
-static inline __attribute__((always_inline)) void outside_open(struct account *a, struct tag *tag,
-							       void *sk, u64 inode, u16 family)
+static inline __attribute__((always_inline)) void
+outside_open(struct account *a, struct scratch *s, u64 cgroup, void *sk, u64 inode, u16 family)
 {
-	struct aw_connect e = {};
+	struct aw_connect *e = (struct aw_connect *)s->data;
 	u16 port = 0;
-	u8 one = 1;
 
-	if (unix_seen.lookup(&inode))
+	if (!is_new(inode, cgroup))
 		return;
-	unix_seen.update(&inode, &one);
-	fill_header(&e.h, AW_OUTSIDE, 0, tag->cgroup);
-	e.inode = inode;
-	e.cookie = cookie_of_sock(sk);
-	e.fd = -1;
-	e.family = family;
-	KREAD(e.protocol, sk, OFF(sock, sk_protocol));
+	__builtin_memset(e, 0, sizeof(*e));
+	fill_header(&e->h, AW_OUTSIDE, 0, cgroup);
+	e->inode = inode;
+	e->cookie = cookie_of_sock(sk);
+	e->fd = -1;
+	e->family = family;
+	KREAD(e->protocol, sk, OFF(sock, sk_protocol));
 	KREAD(port, sk, OFF(sock_common, skc_dport));
-	e.remote_port = bpf_ntohs(port);
+	e->remote_port = bpf_ntohs(port);
 	if (family == FAMILY_INET6)
-		bpf_probe_read_kernel(e.remote, 16, sk + OFF(sock_common, skc_v6_daddr));
+		bpf_probe_read_kernel(e->remote, 16, sk + OFF(sock_common, skc_v6_daddr));
 	else
-		bpf_probe_read_kernel(e.remote, 4, sk + OFF(sock_common, skc_daddr));
-	local_address(&e, sk);
-	submit(a, &e, sizeof(e), 0);
+		bpf_probe_read_kernel(e->remote, 4, sk + OFF(sock_common, skc_daddr));
+	local_address(e, sk);
+	submit(a, e, sizeof(*e), 0);
 }
 
 /* A send or receive that is being copied out; kept in the scratch slot between tail calls. */
@@ -277,63 +290,182 @@ int on_more_pieces(struct bpf_raw_tracepoint_args *ctx)
 	if (copy_pieces(s, k, &a))
 		continuation.call(ctx, 0);
 	tell_rest(s, k, &a);
-	hold_back(&a);
+	if (k->program != AW_P_UNIX_COPY)
+		hold_back(&a); /* the other end is not the agent's */
 	return 0;
 }
 
-static inline __attribute__((always_inline)) int unix_call(void *ctx, struct tag *tag, void *sk,
-							   u16 family, u32 result, u8 direction)
+/* A send or receive, and whose it is. */
+struct call {
+	u64 inode;
+	u64 cookie;
+	u64 cgroup;
+	u32 tgid;
+	u32 tid;
+	u32 result;
+	u32 position;
+	u16 flags;
+	u16 kind;
+	u8 direction;
+	u8 by_reader;
+};
+
+static inline __attribute__((always_inline)) struct aw_unix *fill_unix(struct scratch *s,
+								       struct call *c)
 {
-	u32 program = direction == AW_OUT ? AW_P_UNIX_SEND : AW_P_UNIX_RECV;
-	u64 inode = inode_of_sock(sk);
-	struct scratch *s = scratch_of_cpu();
-	struct copying *k;
-	struct aw_unix *e;
-	struct account a;
+	struct aw_unix *e = (struct aw_unix *)s->data;
 
-	if (!s || !open_account(&a, program, tag->cgroup))
-		return 0;
-	if (family == FAMILY_UNIX)
-		unix_open(&a, tag, sk, inode);
-	else
-		outside_open(&a, tag, sk, inode, family);
-	k = (struct copying *)(s->data + COPYING_AT);
-	__builtin_memset(k, 0, sizeof(*k));
-	k->total = result;
-	k->program = program;
-	k->cgroup = tag->cgroup;
-	find_buffers(&k->b, sk, direction);
-	if (direction == AW_OUT && !(k->b.flags & AW_F_USER_MEMORY)) {
-		u32 technique = technique_of_send(sk);
-
-		diverge(&a, technique ? technique : AW_T_UNKNOWN, cookie_of_sock(sk), inode, family,
-			0);
-	}
-	e = (struct aw_unix *)s->data;
 	__builtin_memset(e, 0, sizeof(*e));
-	fill_header(&e->h, AW_UNIX, k->b.flags, tag->cgroup);
-	if (family != FAMILY_UNIX)
-		e->h.flags |= AW_F_OUTSIDE;
-	else if (passes_rights(&k->b))
-		e->h.flags |= AW_F_SCM_RIGHTS;
-	e->inode = inode;
-	e->cookie = cookie_of_sock(sk);
-	e->total = result;
-	e->direction = direction;
-	if (result == 0) { /* the other end has closed */
-		submit(&a, e, sizeof(*e), 0);
+	fill_header(&e->h, c->kind, c->flags, c->cgroup);
+	e->h.tgid = c->tgid;
+	e->h.tid = c->tid;
+	e->inode = c->inode;
+	e->cookie = c->cookie;
+	e->total = c->result;
+	e->direction = c->direction;
+	e->by_reader = c->by_reader;
+	e->position = c->position;
+	return e;
+}
+
+/* Copy the bytes of the running call on sk, or say that they are only counted. */
+static inline __attribute__((always_inline)) int
+copy_call(void *ctx, struct scratch *s, struct copying *k, struct account *a, struct call *c)
+{
+	struct aw_unix *e;
+
+	k->total = c->result;
+	k->program = a->program;
+	k->cgroup = c->cgroup;
+	c->flags |= k->b.flags;
+	e = fill_unix(s, c);
+	if (c->result == 0) { /* the other end has closed */
+		submit(a, e, sizeof(*e), 0);
 		return 0;
 	}
-	if (unix_flows.lookup(&inode) && !(e->h.flags & (AW_F_SCM_RIGHTS | AW_F_URGENT))) {
+	if (unix_flows.lookup(&c->inode) && !(c->flags & (AW_F_SCM_RIGHTS | AW_F_URGENT))) {
 		e->h.flags |= AW_F_SUPPRESSED;
-		e->payload = result;
-		__sync_fetch_and_add(&a.counters->counted_bytes, result);
-		submit_payload(&a, e, sizeof(*e), 0);
+		e->payload = c->result;
+		__sync_fetch_and_add(&a->counters->counted_bytes, c->result);
+		submit_payload(a, e, sizeof(*e), 0);
 		return 0;
 	}
 	continuation.call(ctx, 0);
-	tell_rest(s, k, &a);
+	tell_rest(s, k, a);
 	return 0;
+}
+
+static inline __attribute__((always_inline)) struct copying *fresh_copying(struct scratch *s)
+{
+	struct copying *k = (struct copying *)(s->data + COPYING_AT);
+
+	__builtin_memset(k, 0, sizeof(*k));
+	return k;
+}
+
+/* A task sends on a socket of a watched process, or a watched one receives: what it gives or gets is in its memory. */
+static inline __attribute__((always_inline)) int
+unix_call(void *ctx, u64 cgroup, void *sk, u16 family, u32 result, u8 direction, int foreign)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct call c = { .cgroup = cgroup,
+			  .tgid = id >> 32,
+			  .tid = id,
+			  .result = result,
+			  .kind = AW_UNIX,
+			  .direction = direction };
+	struct scratch *s = scratch_of_cpu();
+	struct unix_socket *known;
+	struct copying *k;
+	struct account a;
+	u32 technique = 0;
+
+	if (!s || !open_account(&a, direction == AW_OUT ? AW_P_UNIX_SEND : AW_P_UNIX_RECV, cgroup))
+		return 0;
+	c.inode = inode_of_sock(sk);
+	c.cookie = cookie_of_sock(sk);
+	if (family == FAMILY_UNIX)
+		unix_open(&a, s, cgroup, sk, c.inode);
+	else
+		outside_open(&a, s, cgroup, sk, c.inode, family);
+	k = fresh_copying(s);
+	find_buffers(&k->b, sk, direction);
+	if (direction == AW_OUT) {
+		if (foreign)
+			technique = AW_T_FOREIGN_TASK;
+		else if (!(k->b.flags & AW_F_USER_MEMORY))
+			technique = technique_of_send(sk) ?: AW_T_UNKNOWN;
+		if (technique) {
+			diverge(&a, technique, c.cookie, c.inode, family, 0);
+		}
+	}
+	if (family != FAMILY_UNIX)
+		c.flags |= AW_F_OUTSIDE;
+	else if (passes_rights(&k->b))
+		c.flags |= AW_F_SCM_RIGHTS;
+	known = unix_sockets.lookup(&c.inode);
+	if (direction == AW_OUT && known && known->by_reader && result) {
+		known->tgid = c.tgid;
+		known->tid = c.tid;
+		c.kind = AW_UNIX_CALL;
+		c.flags |= k->b.flags & AW_F_URGENT;
+		c.position = __sync_fetch_and_add(&known->sent, (u64)result);
+		submit(&a, fill_unix(s, &c), sizeof(struct aw_unix), 0);
+		if (!foreign)
+			hold_back(&a);
+		return 0;
+	}
+	return copy_call(ctx, s, k, &a, &c);
+}
+
+/* The other end of a watched connection has read: these are the bytes that were sent, whoever sent them how. */
+static inline __attribute__((always_inline)) int read_by_peer(void *ctx, struct tag *tag, void *sk,
+							      struct reader *r, u32 result)
+{
+	struct unix_socket *from = unix_sockets.lookup(&r->inode);
+	struct scratch *s = scratch_of_cpu();
+	struct call c = { .inode = r->inode, .result = result, .kind = AW_UNIX, .by_reader = 1 };
+	struct copying *k;
+	struct account a;
+
+	if (!s || !from || !open_account(&a, AW_P_UNIX_COPY, from->cgroup))
+		return 0;
+	if (tag) { /* it is watched itself: its own connection only counts what is told of there */
+		u64 id = bpf_get_current_pid_tgid();
+		struct call own = { .inode = inode_of_sock(sk),
+				    .cgroup = tag->cgroup,
+				    .tgid = id >> 32,
+				    .tid = id,
+				    .result = result,
+				    .flags = AW_F_SUPPRESSED,
+				    .kind = AW_UNIX,
+				    .direction = AW_IN };
+		struct aw_unix *e = fill_unix(s, &own);
+
+		e->payload = result;
+		submit(&a, e, sizeof(*e), 0);
+	}
+	c.cgroup = from->cgroup;
+	c.tgid = from->tgid;
+	c.tid = from->tid;
+	c.position = __sync_fetch_and_add(&from->read, (u64)result);
+	k = fresh_copying(s);
+	find_buffers(&k->b, sk, AW_IN);
+	return copy_call(ctx, s, k, &a, &c);
+}
+
+/* The watched connection whose other end this socket is, NULL if it is none. */
+static inline __attribute__((always_inline)) struct reader *reader_of(void *sk)
+{
+	u64 key = (u64)sk;
+	struct reader *r = readers.lookup(&key);
+	u64 peer = 0;
+
+	if (!r)
+		return NULL;
+	/* The memory of a socket that was closed can be another socket now. */
+	KREAD(peer, sk, OFF(unix_sock, peer));
+	return peer == r->client && peer_tgid(sk) == r->tgid ? r : NULL;
 }
 
 /* An empty message of a sendmmsg has no bytes to copy, but the next one lies behind it. */
@@ -372,23 +504,32 @@ static inline __attribute__((always_inline)) int has_packets(void *sk, u64 cooki
 	return (cookie && owners.lookup(&cookie)) || made_inside(sk);
 }
 
-static inline __attribute__((always_inline)) int inet_send(void *ctx, struct tag *tag, void *sk,
-							   u16 family, u32 result)
+static inline __attribute__((always_inline)) void inet_sent(struct tag *tag, void *sk, u16 family)
 {
 	u64 cookie = cookie_of_sock(sk);
 	struct account a;
 	u32 technique;
 
-	if (!has_packets(sk, cookie))
-		return unix_call(ctx, tag, sk, family, result, AW_OUT);
 	if (!cookie || !open_account(&a, AW_P_CONNECT, tag->cgroup))
-		return 0;
+		return;
 	remember_owner(&a, cookie, tag->cgroup);
 	technique = technique_of_send(sk);
 	if (technique) {
 		diverge(&a, technique, cookie, inode_of_sock(sk), family, 0);
 	}
-	return 0;
+}
+
+/* Whose call it is on this Unix socket: a watched task's, or one's who was given a watched socket. 0: nobody's. */
+static inline __attribute__((always_inline)) u64 whose(struct tag *tag, void *sk)
+{
+	struct unix_socket *known;
+	u64 inode;
+
+	if (tag)
+		return tag->cgroup;
+	inode = inode_of_sock(sk);
+	known = unix_sockets.lookup(&inode);
+	return known ? known->cgroup : 0;
 }
 
 /* sock_send_length(sk, result, flags): after every send on every socket of the host */
@@ -398,19 +539,28 @@ int on_sock_send(struct bpf_raw_tracepoint_args *ctx)
 	void *sk = (void *)ctx->args[0];
 	s32 result = ctx->args[1];
 	u16 family = family_of_sock(sk);
+	u64 cgroup;
 
 	if (family == FAMILY_INET || family == FAMILY_INET6) {
 		if (result <= 0)
 			return 0;
-		return tag ? inet_send(ctx, tag, sk, family, result) : foreign_send(sk, family);
-	}
-	if (!tag || family != FAMILY_UNIX)
+		if (!tag)
+			return foreign_send(sk, family);
+		if (has_packets(sk, cookie_of_sock(sk))) {
+			inet_sent(tag, sk, family);
+			return 0;
+		}
+	} else if (family != FAMILY_UNIX) {
 		return 0;
-	if (result <= 0) {
-		pass_message();
+	} else if (result <= 0) {
+		if (tag)
+			pass_message();
 		return 0;
 	}
-	return unix_call(ctx, tag, sk, family, result, AW_OUT);
+	cgroup = whose(tag, sk);
+	if (!cgroup)
+		return 0;
+	return unix_call(ctx, cgroup, sk, family, result, AW_OUT, !tag);
 }
 
 /* sock_recv_length(sk, result, flags) */
@@ -421,17 +571,25 @@ int on_sock_recv(struct bpf_raw_tracepoint_args *ctx)
 	s32 result = ctx->args[1];
 	s32 flags = ctx->args[2];
 	u16 family;
+	u64 cgroup;
 
-	if (!tag || result < 0 || flags & MSG_PEEK_FLAG)
+	if (result < 0 || flags & MSG_PEEK_FLAG)
 		return 0;
 	family = family_of_sock(sk);
+	if (family == FAMILY_UNIX && result) {
+		struct reader *r = reader_of(sk);
+
+		if (r)
+			return read_by_peer(ctx, tag, sk, r, result);
+	}
 	if (family == FAMILY_INET || family == FAMILY_INET6) {
-		if (has_packets(sk, cookie_of_sock(sk)))
+		if (!tag || has_packets(sk, cookie_of_sock(sk)))
 			return 0;
 	} else if (family != FAMILY_UNIX) {
 		return 0;
 	}
-	return unix_call(ctx, tag, sk, family, result, AW_IN);
+	cgroup = whose(tag, sk);
+	return cgroup ? unix_call(ctx, cgroup, sk, family, result, AW_IN, !tag) : 0;
 }
 
 /* Ends the count of messages of a sendmmsg or recvmmsg call; attached to the exits of both. */

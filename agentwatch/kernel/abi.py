@@ -226,7 +226,9 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("payload", "I"),
         ("captured", "I"),
         ("direction", "B"),
-        ("reserved", "7s"),
+        ("by_reader", "B"),
+        ("reserved", "H"),
+        ("position", "I"),
     ),
     "aw_divergence": (
         ("h", ""),
@@ -410,7 +412,7 @@ class UnixOpen(NamedTuple):
 
 
 class Unix(NamedTuple):
-    """``struct aw_unix`` and its bytes."""
+    """``struct aw_unix`` and its bytes; ``position`` of the whole call in the stream, where it is known."""
 
     h: Header
     inode: int
@@ -418,7 +420,18 @@ class Unix(NamedTuple):
     offset: int
     payload: int
     direction: int
+    by_reader: bool
+    position: int
     data: bytes
+
+
+class UnixCall(NamedTuple):
+    """A ``struct aw_unix`` of kind UNIX_CALL: a send whose bytes are told of when they are read."""
+
+    h: Header
+    inode: int
+    total: int
+    position: int
 
 
 class Divergence(NamedTuple):
@@ -454,6 +467,7 @@ Event = (
     | SockEnd
     | UnixOpen
     | Unix
+    | UnixCall
     | Cgroup
     | Outside
     | Divergence
@@ -579,8 +593,14 @@ def _unix_open(data: bytes) -> UnixOpen:
 
 
 def _unix(data: bytes) -> Unix:
-    *h, inode, _, total, offset, payload, captured, way, _ = _UNIX.unpack_from(data)
-    return Unix(Header(*h), inode, total, offset, payload, way, data[_UNIX.size : _UNIX.size + captured])
+    *h, inode, _, total, offset, payload, captured, way, by_reader, _, position = _UNIX.unpack_from(data)
+    captured_data = data[_UNIX.size : _UNIX.size + captured]
+    return Unix(Header(*h), inode, total, offset, payload, way, bool(by_reader), position, captured_data)
+
+
+def _unix_call(data: bytes) -> UnixCall:
+    *h, inode, _, total, _, _, _, _, _, _, position = _UNIX.unpack_from(data)
+    return UnixCall(Header(*h), inode, total, position)
 
 
 def _outside(data: bytes) -> Outside:
@@ -609,6 +629,7 @@ _DECODERS: dict[int, Callable[[bytes], Event]] = {
     EventKind.SOCK_END: _sock_end,
     EventKind.UNIX_OPEN: _unix_open,
     EventKind.UNIX: _unix,
+    EventKind.UNIX_CALL: _unix_call,
     EventKind.CGROUP: _cgroup,
     EventKind.OUTSIDE: _outside,
     EventKind.DIVERGENCE: _divergence,

@@ -130,25 +130,56 @@ class FlowTable:
         """Take one piece of a Unix socket call."""
         outside = e.h.flags & abi.Flag.F_OUTSIDE
         key: Key = ("outside" if outside else "unix", e.inode, b"", 0)
-        flow = self._flows.get(key)
-        if flow is None:
-            peer, seen = self._unix_names.pop(e.inode, (None, False))
-            kind, seen_by = ("tcp", "task") if outside else ("unix", "unix")
-            flow = Flow(make.connection(kind, e.inode), kind, peer, started=e.h.boottime, seen_by=seen_by)
-            self._add(key, flow)
-            flow.cgroup = e.h.cgroup
-            flow.joined = not seen
-        if e.direction == abi.Way.OUT:
+        flow = self._flows.get(key) or self._open_unix(key, e.h)
+        if e.direction == abi.Way.OUT and (not e.by_reader or flow.author.tgid == 0):
             flow.author = Author(e.h.tgid, e.h.tid)
-        flow.users.add(e.h.tgid)
+        if not e.by_reader:
+            flow.users.add(e.h.tgid)
         if e.total == 0:
-            return flow, flow.close(e.h.boottime)
+            return flow, self._close_unix(flow, e.h.boottime)
         items: list[Item] = []
         if e.h.flags & abi.Flag.F_URGENT:
             flow.urgent(e.h.boottime, items)
-        items += flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
+        if e.by_reader:
+            flow.seen_by = "receiver"
+            items += flow.read(e.position + e.offset, e.data, e.payload, e.h.boottime)
+            if flow.released is not None and not flow.unread():
+                items += flow.close(e.h.boottime)
+        else:
+            if e.h.flags & abi.Flag.F_SUPPRESSED:
+                flow.elsewhere()
+            items += flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
         self._judge(key, flow)
         return flow, items
+
+    def unix_call(self, e: abi.UnixCall) -> tuple[Flow, list[Item]]:
+        """Take a send on a Unix socket whose bytes come when they are read."""
+        key: Key = ("unix", e.inode, b"", 0)
+        flow = self._flows.get(key) or self._open_unix(key, e.h)
+        flow.seen_by = "receiver"
+        flow.author = Author(e.h.tgid, e.h.tid)
+        flow.users.add(e.h.tgid)
+        items: list[Item] = []
+        if e.h.flags & abi.Flag.F_URGENT:
+            flow.urgent(e.h.boottime, items)
+        return flow, items + flow.sent(e.position, e.total, e.h.boottime)
+
+    def _open_unix(self, key: Key, h: abi.Header) -> Flow:
+        outside = key[0] == "outside"
+        peer, seen = self._unix_names.pop(key[1], (None, False))
+        kind, seen_by = ("tcp", "task") if outside else ("unix", "unix")
+        flow = Flow(make.connection(kind, key[1]), kind, peer, started=h.boottime, seen_by=seen_by)
+        flow.cgroup = h.cgroup
+        flow.joined = not seen
+        return self._add(key, flow)
+
+    @staticmethod
+    def _close_unix(flow: Flow, at: int) -> list[Item]:
+        """Close a Unix connection; what the other end has not read yet is waited for a moment."""
+        if not flow.unread():
+            return flow.close(at)
+        flow.released = flow.released or at
+        return []
 
     def released(self, cookie: int, at: int) -> None:
         """Take note that the application closed a socket: what is still on the way is waited for a moment."""
@@ -162,7 +193,7 @@ class FlowTable:
             if flow.seen_by != "wire" and not flow.closed and tgid in flow.users:
                 flow.users.discard(tgid)
                 if not flow.users:
-                    yield flow, flow.close(at)
+                    yield flow, self._close_unix(flow, at)
 
     def session_ended(self, cgroup: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close the Unix sockets of a session without processes; TCP has still packets on the way."""
@@ -170,7 +201,7 @@ class FlowTable:
             if flow.seen_by == "wire" and flow.released is None and flow.cgroup == cgroup:
                 flow.released = at  # the event of its release was lost
             if flow.seen_by != "wire" and not flow.closed and flow.cgroup == cgroup:
-                yield flow, flow.close(at)
+                yield flow, self._close_unix(flow, at)
 
     def expire(self, now: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close what has been released for long enough, quiet UDP peers, and what is above the limit."""

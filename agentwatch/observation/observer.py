@@ -198,6 +198,15 @@ class Observer:
         if items:
             self._items(flow, items, e.h.boottime, records)
 
+    def _on_unix_call(self, _position: int, e: abi.UnixCall, records: list[Record]) -> None:
+        flow, items = self.flows.unix_call(e)
+        if e.h.flags & abi.Flag.F_SCM_RIGHTS:
+            session = self._session_of(e.h.cgroup, e.h.boottime, records)
+            fields = {"connection": flow.connection, "direction": "out"}
+            records.append(self.envelope_of("scm_rights", e.h.boottime, session) | self._process(e.h) | fields)
+        if items:
+            self._items(flow, items, e.h.boottime, records)
+
     def _items(self, flow: Flow, items: list[Item], at: int, records: list[Record]) -> None:
         session = self._session_of(flow.cgroup, at, records)
         for item in items:
@@ -309,5 +318,6 @@ class Observer:
         abi.SockEnd: _on_sock_end,
         abi.UnixOpen: _on_unix_open,
         abi.Unix: _on_unix,
+        abi.UnixCall: _on_unix_call,
         abi.Cgroup: _on_cgroup,
     }

@@ -29,6 +29,11 @@ PROOF_NS = 2_000_000_000
 """What a server sent and the client acknowledged, but nobody told of, is missing after this long: a run of rows that
 the kernel stepped over may be told of a moment after its acknowledgement."""
 
+AUTHOR_NS = 1_000_000_000
+"""Bytes that the other end of a Unix connection has read wait so long for the end of the call that sent them, which
+says who it was."""
+MAX_WAITING_BYTES = 8 * 1024 * 1024
+
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK, TCP_URG = 1, 2, 4, 16, 32
 
 _MASK = 0xFFFF_FFFF
@@ -67,6 +72,15 @@ class Missing(NamedTuple):
     cause: str
 
 
+class Read(NamedTuple):
+    """Bytes of a Unix connection that the other end has read; ``length`` > len(data): the rest was not readable."""
+
+    position: int
+    data: bytes
+    length: int
+    at: Instant
+
+
 Item = Said | Missing
 
 
@@ -89,7 +103,9 @@ class Flow:
         "_decoder",
         "_kept",
         "_offset",
+        "_sent",
         "_streams",
+        "_waiting",
         "_writers",
         "author",
         "bytes",
@@ -159,6 +175,10 @@ class Flow:
         self._offset = 0
         """Bytes of the OUT direction that were delivered or declared missing."""
         self._writers: list[tuple[int, Author]] = []
+        self._sent: int | None = None
+        """Where the sends end that are known, if the bytes are those that the other end has read."""
+        self._waiting: list[Read] = []
+        """Bytes whose author is not known yet."""
 
     def tcp(self, direction: Direction, segment: Segment, at: Instant) -> list[Item]:
         """Take one captured segment."""
@@ -196,7 +216,7 @@ class Flow:
 
     def overdue(self, now: Instant) -> list[Item]:
         """Return what is proven to be missing by time alone."""
-        items: list[Item] = []
+        items = self._authored(now) if self._waiting else []
         if self._acknowledged is not None:
             self._prove(now, items)
         return items
@@ -232,11 +252,63 @@ class Flow:
     def unix(self, direction: Direction, data: bytes, length: int, at: Instant) -> list[Item]:
         """Take a piece of a call on a Unix socket; ``length`` > len(data): the rest was not readable."""
         self.touched = at
-        items: list[Item] = []
+        items = self._authored(at, everything=True) if self._waiting else []
         if data:
             self._deliver(direction, data, at, items)
         if length > len(data):
             self._miss(direction, length - len(data), at, "user-memory", items)
+        return items
+
+    def sent(self, position: int, total: int, at: Instant) -> list[Item]:
+        """Take note of a send of ``author`` on a Unix socket whose bytes come when the other end reads them.
+
+        ``position``: of its first byte in the stream, the low 32 bits.
+        """
+        self.touched = at
+        start = self._near(position, self._sent or 0)
+        if not self._writers or self._writers[-1][1] != self.author:
+            self._writers.append((start, self.author))
+            if len(self._writers) > MAX_WRITERS:
+                del self._writers[0]
+        self._sent = start + total
+        return self._authored(at)
+
+    def read(self, position: int, data: bytes, length: int, at: Instant) -> list[Item]:
+        """Take bytes that the other end of a Unix connection has read."""
+        self.touched = at
+        behind = self._waiting[-1].position + self._waiting[-1].length if self._waiting else self._offset
+        self._waiting.append(Read(self._near(position, behind), data, length, at))
+        return self._authored(at)
+
+    def unread(self) -> int:
+        """Return how many bytes were sent that the other end has not read."""
+        if self._sent is None:
+            return 0
+        return max(0, self._sent - self._offset - sum(read.length for read in self._waiting))
+
+    @staticmethod
+    def _near(position: int, expected: int) -> int:
+        """Return the position whose low 32 bits are known and that is the nearest to the expected one."""
+        ahead = (position - expected) & _MASK
+        return expected + (ahead if ahead <= _MASK >> 1 else ahead - _MASK - 1)
+
+    def _authored(self, now: Instant, *, everything: bool = False) -> list[Item]:
+        """Deliver what was read and whose author is known, or will not be known any more."""
+        items: list[Item] = []
+        waiting = self._waiting
+        while waiting:
+            position, data, length, at = waiting[0]
+            known = self._sent is not None and position + length <= self._sent
+            overdue = now - at > AUTHOR_NS or sum(len(read.data) for read in waiting) > MAX_WAITING_BYTES
+            if not (known or overdue or everything):
+                break
+            del waiting[0]
+            if position > self._offset:
+                self._miss(Direction.OUT, position - self._offset, at, "unix-hole", items)
+            if data:
+                self._deliver(Direction.OUT, data, at, items)
+            if length > len(data):
+                self._miss(Direction.OUT, length - len(data), at, "user-memory", items)
         return items
 
     def urgent(self, at: Instant, items: list[Item]) -> None:
@@ -247,11 +319,18 @@ class Flow:
             self._take(self._decoder.close(at), items)
         self._give_up("urgent-data")
 
+    def elsewhere(self) -> None:
+        """Take note that what comes in is told of at the other end, which is watched too."""
+        if self.reason is None:
+            self._give_up("read-at-peer")
+
     def close(self, at: Instant) -> list[Item]:
         """Take note that the connection ended."""
         if self.closed:
             return []
-        items: list[Item] = []
+        items = self._authored(at, everything=True)
+        if unread := self.unread():
+            self._miss(Direction.OUT, unread, at, "not-received", items)
         if self._streams is not None:
             for direction, stream in zip(Direction, self._streams, strict=True):
                 self._pieces(direction, stream.finish(), at, items)
@@ -282,7 +361,7 @@ class Flow:
 
     def _deliver(self, direction: Direction, data: bytes, at: Instant, items: list[Item]) -> None:
         if direction is Direction.OUT:
-            if not self._writers or self._writers[-1][1] != self.author:
+            if self._sent is None and (not self._writers or self._writers[-1][1] != self.author):
                 self._writers.append((self._offset, self.author))
                 if len(self._writers) > MAX_WRITERS:
                     del self._writers[0]
