@@ -75,6 +75,7 @@ enum aw_flag {
 	AW_F_SUPPRESSED = 512, /* the length is exact, the bytes were not copied on purpose */
 	AW_F_URGENT = 1024, /* out-of-band: the receiver may never read these bytes */
 	AW_F_PEEKED = 2048, /* looked at, not taken: the same bytes come again */
+	AW_F_OTHER_MOUNTS = 8192, /* paths are those of another mount namespace than process 1's */
 	AW_F_OUTSIDE = 4096, /* on an IP socket that was made outside the watch */
 };
 

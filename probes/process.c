@@ -148,6 +148,18 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* In a mount namespace of its own a path can lead to another file than on the host. */
+static inline __attribute__((always_inline)) int has_other_mounts(void *task)
+{
+	void *nsproxy = NULL, *mounts = NULL;
+	u32 inum = 0;
+
+	KREAD(nsproxy, task, OFF(task_struct, nsproxy));
+	KREAD(mounts, nsproxy, OFF(nsproxy, mnt_ns));
+	KREAD(inum, mounts, OFF(mnt_namespace, ns) + OFF(ns_common, inum));
+	return inum != MOUNT_NAMESPACE;
+}
+
 /* sched_process_exec(task, old_pid, bprm) */
 int on_exec(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -180,6 +192,8 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	KREAD(mm, task, OFF(task_struct, mm));
 	KREAD(file, mm, OFF(mm_struct, exe_file));
 	describe_exe(e, file);
+	if (has_other_mounts(task))
+		e->h.flags |= AW_F_OTHER_MOUNTS;
 
 	offset = put_path(s, sizeof(*e), file + OFF(file, f_path), &cut, 1);
 	e->exe_len = offset - sizeof(*e);

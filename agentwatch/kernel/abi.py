@@ -90,6 +90,7 @@ class Flag(IntFlag):
     F_URGENT = 1024
     F_PEEKED = 2048
     F_OUTSIDE = 4096
+    F_OTHER_MOUNTS = 8192
 
 
 class CgroupOperation(IntEnum):

@@ -102,6 +102,7 @@ def flags(text: str, btf: Btf, watch: Watch) -> list[str]:
         f"-DWATCH_LEVEL={watch.level}",
         f"-DRING_PAGES={watch.ring_bytes // _PAGE_BYTES}",
         f"-DPAGE_SIZE={_PAGE_BYTES}",
+        f"-DMOUNT_NAMESPACE={_mount_namespace()}U",
         f"-DCPUS={possible_cpus()}",
         f'-DPIN_DIR="{watch.maps_dir}/"',
         "-Wno-unused-function",
@@ -120,6 +121,14 @@ def flags(text: str, btf: Btf, watch: Watch) -> list[str]:
                 "agentwatch does not support it"
             )
     return result
+
+
+def _mount_namespace() -> int:
+    """Return the number of the host's mount namespace: process 1's, or our own where that is hidden."""
+    try:
+        return Path("/proc/1/ns/mnt").stat().st_ino
+    except OSError:
+        return Path("/proc/self/ns/mnt").stat().st_ino
 
 
 def _guarded(struct_name: str, guarded: set[tuple[str, str]]) -> bool:

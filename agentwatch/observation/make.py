@@ -100,6 +100,7 @@ def exec_(e: abi.Exec, args: bytes, exec_id: int) -> Fields:
         "inode": e.inode,
         "memfd": bool(flags & Flag.F_MEMFD),
         "deleted": bool(flags & Flag.F_DELETED),
+        "other_mounts": bool(flags & Flag.F_OTHER_MOUNTS),
         "cwd": text_of_path(e.cwd),
         "ppid": e.ppid,
         "uid": e.uid,

@@ -98,7 +98,7 @@ class Attack(NamedTuple):
 
 def _declares(record: Record) -> bool:
     if record["kind"] == "exec":
-        return bool(record["argv_captured"] < record["argv_bytes"])
+        return bool(record["argv_captured"] < record["argv_bytes"] or record["other_mounts"])
     return record["kind"] in DECLARING or bool(record.get("truncated"))
 
 
