@@ -122,8 +122,8 @@ struct walk {
 /* What is known of a TCP connection whose payload need not be copied. */
 struct flow {
 	u32 mode; /* FLOW_ */
-	u32 reserved;
-	u64 taken; /* a lock that is tried, never waited for */
+	u32 searches; /* left, for a row in the packets of a result that is not followed any more */
+	u64 taken; /* a lock that is tried */
 	/* FLOW_COUNT, by direction: bytes since it was last told of, and when that was */
 	u64 untold[2];
 	u64 told_at[2];
@@ -152,8 +152,9 @@ MAP("hash", u64, struct flow, flows, MAX_SOCKETS);
 /* Socket inode -> 1: nobody reads what this Unix socket carries, it is counted. Written and deleted by the recorder. */
 MAP("hash", u64, u8, unix_flows, MAX_SOCKETS);
 
-/* 0 -> on_rows. Written by the loader. */
+/* 0 -> on_rows; 0 -> on_search. Written by the loader. */
 MAP("prog", u32, u32, followers, 1);
+MAP("prog", u32, u32, searchers, 1);
 
 /* A connect system call that has not returned. */
 struct connecting {

@@ -108,6 +108,46 @@ static inline __attribute__((always_inline)) int walk_on(struct __sk_buff *skb, 
 	return 1;
 }
 
+/* Length of the DataRow at this place of the payload, 0 if there is none. */
+static inline __attribute__((always_inline)) u64 row_at(struct __sk_buff *skb, struct packet *p,
+							u64 at)
+{
+	u8 head[MESSAGE_HEADER];
+
+	if (at + MESSAGE_HEADER > p->payload ||
+	    bpf_skb_load_bytes(skb, p->offset + at, head, MESSAGE_HEADER) || head[0] != 'D')
+		return 0;
+	return message_bytes(word_of(head + 1));
+}
+
+/* Find a row that others follow. 0: w is there; -1: there is none. */
+static inline __attribute__((always_inline)) int search(struct __sk_buff *skb, struct packet *p,
+							struct flow *f)
+{
+	struct walk *w = &f->walk;
+	u64 row = 0, at;
+	int i;
+
+	f->searches--;
+	__builtin_memset(w, 0, sizeof(*w));
+	for (i = 0; i < SEARCH_BYTES; i++) {
+		row = row_at(skb, p, i);
+		if (row)
+			break;
+	}
+	at = i;
+	for (i = 0; i < SEARCH_ROWS; i++) {
+		if (!row)
+			return -1;
+		at += row;
+		row = row_at(skb, p, at);
+	}
+	w->at = at; /* the rows that were looked at are copied */
+	f->kind = 0;
+	f->partial_len = 0;
+	return 0;
+}
+
 /* Begin with what the packet before left. 0, or -1: it is not the next one. */
 static inline __attribute__((always_inline)) int begin_walk(struct __sk_buff *skb, struct packet *p,
 							    struct flow *f)
@@ -122,6 +162,28 @@ static inline __attribute__((always_inline)) int begin_walk(struct __sk_buff *sk
 	w->inherited = f->kind != 0;
 	w->rows = f->rows;
 	return finish_head(skb, p, f, w);
+}
+
+/*
+ * A packet that needs no walk. An old one repeats what was told. One that lies
+ * within the body of a row belongs to the run, even if another one before it is still
+ * on its way, which is then an old one.
+ */
+static inline __attribute__((always_inline)) int is_body(struct packet *p, struct flow *f)
+{
+	s64 ahead = (s32)(p->seq - f->next);
+	s64 payload = p->payload;
+
+	if (!f->following || p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST))
+		return 0;
+	if (ahead + payload <= 0)
+		return 1;
+	if (!f->kind || f->partial_len || ahead < 0 || ahead + payload > f->rest)
+		return 0;
+	f->next += ahead + payload;
+	f->length += ahead + payload;
+	f->rest -= ahead + payload;
+	return 1;
 }
 
 /*
@@ -191,10 +253,13 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 	f->next = next;
 	if (broken) {
 		f->following = is_ready(skb, p);
+		if (f->following)
+			f->searches = SEARCHES;
 		f->rest = 0;
 		f->partial_len = 0;
 		return 1;
 	}
+	f->following = 1;
 	f->rest = w->at > payload ? w->at - payload : 0;
 	f->partial_len = partial_len;
 	if (partial_len && load_head(skb, offset + w->at, f->partial, partial_len)) {
@@ -212,9 +277,23 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 		f->rows = w->rows;
 		f->told_at[AW_IN] = bpf_ktime_get_boot_ns();
 	}
-	if (f->kind && !f->partial_len &&
-	    (f->length >= RUN_BYTES || bpf_ktime_get_boot_ns() - f->told_at[AW_IN] > RUN_NS))
-		tell_run(f, a, o, cookie);
+	tell_long_run(f, a, o, cookie);
+	return 1;
+}
+
+/* Called by on_ingress for a packet that is not followed: if a row is found in it, on_rows goes on from there. */
+int on_search(struct __sk_buff *skb)
+{
+	u64 cookie = socket_cookie(skb);
+	struct flow *f = flows.lookup(&cookie);
+	struct packet p = {};
+
+	if (f && !parse(skb, &p) && take_flow_patiently(f)) {
+		f->walker = search(skb, &p, f) ? 0 : (u64)skb;
+		if (!f->walker)
+			leave_flow(f);
+	}
+	followers.call(skb, 0);
 	return 1;
 }
 
@@ -244,13 +323,18 @@ int on_rows(struct __sk_buff *skb)
 		/* Everything may have to be copied: whether that fits is settled before anything changes. */
 		if (!has_room(a.cgroup, 2 * sizeof(struct aw_wire) + p.payload, PATIENCE_PAYLOAD))
 			return without_room(&a, p.payload);
-		if (!take_flow(f)) {
+		if (!take_flow_patiently(f)) {
 			if (put_packet(skb, &p, &owner, &a, cookie, AW_IN))
 				return without_room(&a, p.payload);
 			return 1;
 		}
+		if (is_body(&p, f)) {
+			tell_long_run(f, &a, &owner, cookie);
+			leave_flow(f);
+			return 1;
+		}
 		f->walker = (u64)skb;
-		state = begin_walk(skb, &p, f);
+		state = f->following ? begin_walk(skb, &p, f) : -1;
 	} else {
 		state = 0;
 	}

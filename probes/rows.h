@@ -10,10 +10,14 @@
  * place of the same kind of message. Elsewhere it is a gap, and declared. What the
  * client sends is never stepped over.
  *
+ * Packets can come out of order, when a server moves to another CPU. Then what they hold
+ * cannot be followed, and the rows behind them are searched for: some DataRow messages,
+ * each where the one before it ends.
+ *
  * A run is told when it ends, when the client speaks (its acknowledgement proves to
  * the reader that there were bytes), and after RUN_BYTES or RUN_NS. Packets of a
  * connection can arrive on two CPUs at once: one follows, the other one's packet
- * goes to the ring whole and ends the following.
+ * waits for a moment, or goes to the ring whole and ends the following.
  */
 #ifndef AGENTWATCH_ROWS_H
 #define AGENTWATCH_ROWS_H
@@ -24,6 +28,11 @@
 #define READY_BYTES    6
 /* What a server takes: PQ_LARGE_MESSAGE_LIMIT. */
 #define MESSAGE_LIMIT 0x40000003ULL
+/* Packets of one result in which a row is searched for, and how far; a row is one that so many others follow. */
+#define SEARCHES     64
+#define SEARCH_BYTES 512
+#define SEARCH_FROM  2048
+#define SEARCH_ROWS  4
 /* A shorter run at the end of a packet is copied. */
 #define RUN_FROM 512
 /* A run is told of after so many bytes or this much time, though it goes on. */
@@ -37,6 +46,17 @@
 static inline __attribute__((always_inline)) int take_flow(struct flow *f)
 {
 	return __sync_val_compare_and_swap(&f->taken, 0ULL, 1ULL) == 0;
+}
+
+/* The same, for a packet that comes while the one before it is walked through on another CPU. */
+static inline __attribute__((always_inline)) int take_flow_patiently(struct flow *f)
+{
+	int i;
+
+	for (i = 0; i < 512; i++)
+		if (take_flow(f))
+			return 1;
+	return 0;
 }
 
 static inline __attribute__((always_inline)) void leave_flow(struct flow *f)
@@ -118,6 +138,14 @@ static inline __attribute__((always_inline)) void tell_run(struct flow *f, struc
 		f->kind = 0; /* its next header is in pieces, and the reader has the first one */
 }
 
+static inline __attribute__((always_inline)) void tell_long_run(struct flow *f, struct account *a,
+								struct owner *o, u64 cookie)
+{
+	if (f->kind && !f->partial_len &&
+	    (f->length >= RUN_BYTES || bpf_ktime_get_boot_ns() - f->told_at[AW_IN] > RUN_NS))
+		tell_run(f, a, o, cookie);
+}
+
 /* The client speaks: what it has read must be known before what it says. */
 static inline __attribute__((always_inline)) void speak(struct flow *f, u64 cookie, struct owner *o)
 {
@@ -158,6 +186,13 @@ static inline __attribute__((always_inline)) int is_ready(struct __sk_buff *skb,
 	       (b[5] == 'I' || b[5] == 'T' || b[5] == 'E');
 }
 
+/* A packet of a result that was followed once, and is long enough to find a row in. */
+static inline __attribute__((always_inline)) int may_search(struct packet *p, struct flow *f)
+{
+	return !f->following && f->searches && p->payload >= SEARCH_FROM && p->copied &&
+	       !(p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST));
+}
+
 /* Most answers are one packet that ends ready: no need to walk through it. */
 static inline __attribute__((always_inline)) int ends_ready(struct __sk_buff *skb, struct packet *p,
 							    struct flow *f)
@@ -176,6 +211,8 @@ static inline __attribute__((always_inline)) void note_boundary(struct __sk_buff
 		return;
 	}
 	f->following = is_ready(skb, p);
+	if (f->following)
+		f->searches = SEARCHES;
 	f->next = p->seq + p->payload;
 	f->rest = 0;
 	f->partial_len = 0;

@@ -76,6 +76,8 @@ static inline __attribute__((always_inline)) int on_packet(struct __sk_buff *skb
 			recognise(skb, &p, cookie);
 	} else if (f && f->following && !ends_ready(skb, &p, f)) {
 		followers.call(skb, 0);
+	} else if (f && may_search(&p, f)) {
+		searchers.call(skb, 0);
 	}
 	if (!has_room(a.cgroup, sizeof(struct aw_wire) + (p.copied ? p.payload : 0),
 		      p.payload ? PATIENCE_PAYLOAD : PATIENCE_CONTROL) ||

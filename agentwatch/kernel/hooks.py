@@ -105,6 +105,7 @@ MAPS = (
     "flows",
     "unix_flows",
     "followers",
+    "searchers",
     "connecting",
     "pending",
     "unix_sockets",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _CONTINUATIONS = {
     "on_more_pieces": ("continuation", hooks.ProgramType.RAW_TRACEPOINT, -1),
     "on_rows": ("followers", hooks.ProgramType.CGROUP_SKB, int(hooks.AttachType.CGROUP_INET_INGRESS)),
+    "on_search": ("searchers", hooks.ProgramType.CGROUP_SKB, int(hooks.AttachType.CGROUP_INET_INGRESS)),
 }
 """Programs that other programs go on with, and the map that they are called through."""
 _SEED_ROUNDS = 16

@@ -1,0 +1,167 @@
+"""What the ring can take: the highest rates without a loss, and what payload that nobody reads costs."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.kernel.fix_postgres import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.kernel.fix_postgres import PostgresServer
+    from tests.kernel.fix_watch import Watch
+
+LIMIT_SECONDS = 900
+START_SECONDS = 30
+CLIENTS = Path(__file__).parent.parent / "tests" / "kernel" / "clients"
+SOURCE = Path(__file__).parent / "paced.c"
+KINDS = ("exec", "send")
+
+
+class Rate(NamedTuple):
+    """One run at a rate: what was asked for, what was reached, what was lost."""
+
+    kind: str
+    wanted: int
+    """A second; 0: as fast as it goes."""
+    reached: float
+    events: int
+    lost: int
+    fill: float
+    """The largest part of the ring that was seen full."""
+
+
+class Payload(NamedTuple):
+    """Payload that nobody reads: how long it took outside and inside (medians), and the ring bytes of one run inside."""
+
+    bytes: int
+    outside: float
+    inside: float
+    ring: int
+
+
+class Rows(NamedTuple):
+    """A result of many rows: what was recorded of it, and the ring bytes that it took."""
+
+    rows: int
+    recorded: int
+    bytes: int
+    ring: int
+    outside: float
+    inside: float
+
+
+def rates(watch: Watch, seconds: int, wanted: Sequence[int]) -> Iterator[Rate]:
+    """Run at each rate for so long: processes that run a program, or send, evenly over two processes."""
+    with tempfile.TemporaryDirectory(prefix="agentwatch-bench-") as folder:
+        Path(folder).chmod(0o755)
+        program = str(Path(folder) / "paced")
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", program, SOURCE], check=True)
+        for kind in KINDS:
+            for rate in wanted:
+                yield _rate(watch, program, kind, rate, seconds)
+
+
+def _rate(watch: Watch, program: str, kind: str, wanted: int, seconds: int) -> Rate:
+    watch.wait_drained()
+    before = watch.counters()
+    agent = watch.start_agent(program, kind, str(wanted), str(seconds))
+    fullest = 0
+    while agent.poll() is None:
+        fullest = max(fullest, int(watch.status()["backlog_bytes"] or 0))
+        time.sleep(0.2)
+    output, errors = agent.communicate()
+    if agent.returncode != 0:
+        raise RuntimeError(errors)
+    watch.wait_drained()
+    after = watch.counters()
+    seen, lost = after["seen"] - before["seen"], after["lost"] - before["lost"]
+    return Rate(kind, wanted, float(output), seen, lost, fullest / (64 << 20))
+
+
+def download(watch: Watch, user: int, size: int, pairs: int) -> Payload:
+    """Fetch a file over loopback HTTP, outside and inside in turn."""
+    with tempfile.TemporaryDirectory(prefix="agentwatch-bench-") as folder:
+        Path(folder).chmod(0o755)
+        client = Path(folder) / "download.py"
+        client.write_bytes((CLIENTS / "download.py").read_bytes())
+        with (Path(folder) / "file").open("wb") as f:
+            f.truncate(size)
+        port = free_port()
+        words = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", folder, str(port)]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                fetch = ["/usr/bin/python3", str(client), "127.0.0.1", str(port), "/file"]
+                _until_it_answers(fetch[:-1])
+                outside, inside, ring = [], [], []
+                for _ in range(pairs):
+                    outside.append(_took(_outside(fetch, user), size))
+                    before = _ring(watch)
+                    inside.append(_took(_inside(watch, fetch), size))
+                    ring.append(_ring(watch) - before)
+            finally:
+                server.kill()
+    return Payload(size, statistics.median(outside), statistics.median(inside), max(ring))
+
+
+def select(watch: Watch, server: PostgresServer, user: int, rows: int, pairs: int) -> Rows:
+    """Have psql fetch a result of many rows, outside and inside in turn."""
+    sql = f"SELECT n, md5(n::text) FROM generate_series(1, {rows}) AS n"  # noqa: S608 -- a number of our own
+    words = [str(server.bin / "psql"), "-X", "-q", "-A", "-o", "/dev/null", "-c", sql]
+    outside, inside, ring = [], [], []
+    before_bytes = int(watch.status()["counted_bytes"])
+    for _ in range(pairs):
+        began = time.monotonic()
+        _outside(words, user, server.environment("tcp"))
+        outside.append(time.monotonic() - began)
+        before = _ring(watch)
+        began = time.monotonic()
+        _inside(watch, words, server.environment("tcp"))
+        inside.append(time.monotonic() - began)
+        ring.append(_ring(watch) - before)
+    counted = int(watch.status()["counted_bytes"]) - before_bytes
+    recorded = [r["rows"] for r in watch.records("statement") if r["db.query.text"] == sql]
+    if recorded != [rows] * pairs:
+        raise RuntimeError(f"recorded rows: {recorded}")
+    return Rows(rows, recorded[0], counted // pairs, max(ring), statistics.median(outside), statistics.median(inside))
+
+
+def _until_it_answers(words: Sequence[str]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while subprocess.run([*words, "/none"], check=False, capture_output=True).returncode:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the web server did not start")
+        time.sleep(0.1)
+
+
+def _outside(words: Sequence[str], user: int, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(words, check=True, capture_output=True, text=True, user=user, env=env, cwd="/")
+    return done.stdout
+
+
+def _inside(watch: Watch, words: Sequence[str], env: dict[str, str] | None = None) -> str:
+    agent = watch.start_agent(*words, env=env)
+    output, errors = agent.communicate(timeout=LIMIT_SECONDS)
+    if agent.returncode != 0:
+        raise RuntimeError(errors)
+    watch.wait_drained()
+    return str(output)
+
+
+def _took(output: str, size: int) -> float:
+    got, seconds = output.split()
+    if int(got) != size:
+        raise RuntimeError(f"{got} bytes came instead of {size}")
+    return float(seconds)
+
+
+def _ring(watch: Watch) -> int:
+    watch.wait_drained()
+    return int(watch.status()["ring_position"])
