@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentwatch.accounting import Ledger
+    from agentwatch.canary import Canary
     from agentwatch.observation.observer import Observer
+    from agentwatch.watchdog import Memory
 
 FILE = "recorder.state"
 
@@ -39,6 +41,9 @@ class State:
     seq: int
     ledger: Ledger
     observer: Observer
+    canary: Canary
+    memory: Memory
+    """What the watchdog expects."""
 
 
 def save(run_dir: Path, state: State) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -10,14 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import KernelError, PrivilegeError, ProbesNotLoaded
-from agentwatch.kernel import bpf
+from agentwatch.kernel import bpf, hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agentwatch.config import Config
 
 STATUS_FILE = "probes.json"
+LOCK_FILE = "probes.lock"
 _MOUNTS = Path("/proc/self/mounts")
 _TRACEFS = Path("/sys/kernel/tracing")
+_SLOT_BYTES = 4
+_MAX_SLOTS = 1024
+"""More than a program array of ours has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +107,63 @@ def read_status(config: Config) -> Loaded:
         ) from e
 
 
+@contextlib.contextmanager
+def changing(config: Config, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of those who change or compare what is pinned; yield whether it was got (always, if ``wait``).
+
+    The recorder's watchdog must not take an upgrade that is half done for an attack.
+    """
+    config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(config.run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
 def remove(config: Config) -> int:
-    """Unpin everything, links first, which detaches; return how many links there were."""
-    links = 0
-    for directory in (links_dir(config), maps_dir(config)):
-        if directory.is_dir():
-            for pin in directory.iterdir():
-                pin.unlink()
-                links += directory.name == "links"
-            directory.rmdir()
-    if config.pin_dir.is_dir():
-        config.pin_dir.rmdir()
-    (config.run_dir / STATUS_FILE).unlink(missing_ok=True)
+    """End capture and unpin everything, links first; return how many links there were.
+
+    A recorder that runs holds the links as well, so unpinning alone would not detach them.
+    """
+    with changing(config):
+        _end_capture(config)
+        links = 0
+        for directory in (links_dir(config), maps_dir(config)):
+            if directory.is_dir():
+                for pin in directory.iterdir():
+                    pin.unlink()
+                    links += directory.name == "links"
+                directory.rmdir()
+        if config.pin_dir.is_dir():
+            config.pin_dir.rmdir()
+        (config.run_dir / STATUS_FILE).unlink(missing_ok=True)
     return links
+
+
+def _end_capture(config: Config) -> None:
+    """Detach the cgroup links and empty the slots that the tracepoints call, as far as they can be opened."""
+    for pin in links_dir(config).iterdir() if links_dir(config).is_dir() else ():
+        with contextlib.suppress(KernelError):
+            link = bpf.obj_get(pin)
+            try:
+                if bpf.link_info(link).cgroup:
+                    bpf.link_detach(link, pin.name)
+            finally:
+                os.close(link)
+    for name in hooks.DISPATCHED.values():
+        with contextlib.suppress(KernelError, ProbesNotLoaded):
+            slots = open_map(config, name)
+            try:
+                for slot, _ in bpf.map_items(slots, _SLOT_BYTES, _SLOT_BYTES, _MAX_SLOTS):
+                    bpf.map_delete(slots, slot)
+            finally:
+                os.close(slots)
 
 
 def prepare_mounts(config: Config) -> None:
