@@ -164,8 +164,8 @@ def _host_gaps(source: Source, number: int) -> dict[int, Record]:
     # Some of these are no records: what the index inferred from damage, or from a recorder that was not there.
     rows = source.db.execute(
         "SELECT g.seq, g.since, coalesce(g.time, g.since), g.cause, g.count, g.bytes FROM gap AS g, session AS s"
-        " WHERE g.session IS NULL AND s.id = ? AND coalesce(g.time, s.started) >= s.started AND g.since <= coalesce(s.ended, g.since)"
-        " ORDER BY g.seq",
+        " WHERE g.session IS NULL AND s.id = ? AND coalesce(g.time, s.started) >= s.started"
+        " AND g.since <= coalesce(s.ended, g.since) ORDER BY g.seq",
         (number,),
     )
     return {
