@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agentwatch.errors import ProbesNotLoaded
+from agentwatch.errors import KernelError, PrivilegeError, ProbesNotLoaded
 from agentwatch.kernel import bpf, hooks, pins
 from agentwatch.kernel.eyes import Eyes, View
 
@@ -27,7 +27,8 @@ milliseconds."""
 
 PIN_DELETED, PIN_CHANGED = "pin-deleted", "pin-changed"
 LINK_DETACHED, PROGRAM_REPLACED, MAP_REPLACED = "link-detached", "program-replaced", "map-replaced"
-_UNKNOWN = -1
+UNKNOWN = "unknown"
+_NOTHING = -1
 """An id that nothing has: a slot that was empty when it was first looked at is not what is expected."""
 _CGROUP_HOOKS = frozenset(hook.link for hook in hooks.HOOKS if not isinstance(hook.target, str))
 _SLOTTED = frozenset(hook.link for hook in hooks.HOOKS if hook.type in hooks.DISPATCHED) | {hooks.CONTINUATION}
@@ -65,7 +66,7 @@ def baseline(view: View, cgroup_id: int) -> View:
     for link, hook in view.hooks.items():
         if hook is not None:
             cgroup = cgroup_id if link in _CGROUP_HOOKS else 0
-            slot = hook.slot_program or (_UNKNOWN if link in _SLOTTED else 0)
+            slot = hook.slot_program or (_NOTHING if link in _SLOTTED else 0)
             hook = hook._replace(cgroup=cgroup, slot_program=slot)  # noqa: PLW2901 -- the same hook, as it should be
         expected[link] = hook
     return view._replace(hooks=expected)
@@ -163,12 +164,17 @@ class Watchdog:
         """Compare; return what has changed since the last look. ``now``: CLOCK_BOOTTIME."""
         if self._eyes is None:
             return []
-        with pins.changing(self._config, wait=False) as alone:
-            if not alone and self._skipped < MAX_SKIPPED:
-                self._skipped += 1
-                return []
-            self._skipped = 0
-            return self._look(self._eyes, now)
+        try:
+            with pins.changing(self._config, wait=False) as alone:
+                if not alone and self._skipped < MAX_SKIPPED:
+                    self._skipped += 1
+                    return []
+                self._skipped = 0
+                return self._look(self._eyes, now)
+        except (OSError, KernelError, PrivilegeError) as e:
+            difference = Difference(UNKNOWN, f"cannot look: {e}")
+            told, self._wrong["."] = self._wrong.get("."), difference
+            return [] if told == difference else [_detach(".", difference, self._looked_at)]
 
     def close(self) -> None:
         """Let go of the links and maps."""

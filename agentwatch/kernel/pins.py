@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 STATUS_FILE = "probes.json"
 LOCK_FILE = "probes.lock"
+LOCK_SECONDS = 10
+_LOCK_PAUSE_SECONDS = 0.02
 _MOUNTS = Path("/proc/self/mounts")
 _TRACEFS = Path("/sys/kernel/tracing")
 _SLOT_BYTES = 4
@@ -109,21 +112,28 @@ def read_status(config: Config) -> Loaded:
 
 @contextlib.contextmanager
 def changing(config: Config, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of those who change or compare what is pinned; yield whether it was got (always, if ``wait``).
+    """Hold the lock of those who change or compare what is pinned; yield whether it was got.
 
-    The recorder's watchdog must not take an upgrade that is half done for an attack.
+    The recorder's watchdog must not take an upgrade that is half done for an attack. It holds the lock for
+    milliseconds: who waits does so for LOCK_SECONDS at the most, so that a recorder that hangs cannot prevent anything.
     """
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(config.run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        deadline = time.monotonic() + (LOCK_SECONDS if wait else 0)
+        while not (got := _try_lock(descriptor)) and time.monotonic() < deadline:
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        yield got
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove(config: Config) -> int:

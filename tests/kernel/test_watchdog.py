@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import time
 from typing import TYPE_CHECKING
@@ -105,6 +106,20 @@ def test_a_deleted_pin_is_told_and_made_again_and_costs_nothing(own_watch: Watch
     assert own_watch.cli("sessions", "--table", "nothing", check=False).returncode == 1
     own_watch.signal_recorder()  # and the pins alone hold it again
     assert own_watch.rows("probes", "status")[0]["missing"] == []
+
+
+def test_pins_that_are_removed_with_their_folder_are_made_again(own_watch: Watch) -> None:
+    before = sorted(path.relative_to(own_watch.pin_dir) for path in own_watch.pin_dir.rglob("*"))
+    shutil.rmtree(own_watch.pin_dir, ignore_errors=True)  # the recorder may be faster
+    await_records(own_watch, "probe_attach", lambda record: record["reason"] == "pin-restored")
+    await_status(own_watch, "detached", [])
+    assert sorted(path.relative_to(own_watch.pin_dir) for path in own_watch.pin_dir.rglob("*")) == before
+    assert own_watch.pin_dir.stat().st_mode & 0o777 == 0o700
+    own_watch.run("/bin/true")
+    own_watch.cli("probes", "upgrade")
+    own_watch.run("/bin/true")
+    assert [record["reason"] for record in own_watch.records("probe_attach")][-1] == "upgrade"
+    assert all(record["capturing"] for record in own_watch.records("probe_detach"))
 
 
 def test_a_detached_link_makes_answers_uncertain_until_an_upgrade_repairs_it(own_watch: Watch) -> None:
