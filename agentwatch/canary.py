@@ -116,17 +116,15 @@ class Canary:
     # -- what comes out of the ring
 
     def see(self, event: abi.Event) -> None:
-        """Look for a token in an event."""
+        """Look for a token in an event, and for the sockets of the child."""
         expected = self._expected
-        if expected is None:
-            return
         if type(event) is abi.Wire:
-            if event.direction == abi.Way.OUT and expected.tcp in event.data:
+            if expected is not None and event.direction == abi.Way.OUT and expected.tcp in event.data:
                 self._signs.add("send")
                 _remember(self._connections, make.connection("tcp", event.cookie))
-        elif type(event) is abi.Unix and event.h.tgid == expected.pid:
-            _remember(self._connections, make.connection("unix", event.inode))
-            if expected.unix in event.data:
+        elif type(event) is abi.Unix and event.h.tgid in self._pids:
+            _remember(self._connections, make.connection("unix", event.inode))  # also of one that is given up
+            if expected is not None and expected.unix in event.data:
                 self._signs.add("unix")
 
     def withhold(self, records: Sequence[Record]) -> list[Record]:

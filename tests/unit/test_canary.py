@@ -131,11 +131,12 @@ def test_a_gap_of_the_canarys_own_is_kept() -> None:
 @pytest.mark.parametrize("at", range(len(LIFE) + 1))
 def test_a_recorder_that_reads_the_same_again_withholds_the_same(at: int) -> None:
     canary = under_way()
-    see_all(canary)
     saved = pickle.dumps(canary)
+    see_all(canary)
     assert withhold_all(canary, LIFE[:at]) == []
     again: Canary = pickle.loads(saved)  # noqa: S301 -- made above
     again.forget()
+    see_all(again)
     assert withhold_all(again, LIFE) == []
     assert again.status == "waiting"
 
