@@ -53,7 +53,7 @@ class View(NamedTuple):
     """What was found. Pins and folders are named by their path below the pin folder (``links/on_exec``)."""
 
     hooks: dict[str, Hook | None]
-    """By the link's name; None: the link is neither pinned nor held."""
+    """By the link's name, programs that others go on with by their own; None: the link is neither pinned nor held."""
     held: dict[str, int]
     """Pin -> id of the link or map that is held."""
     pinned: dict[str, int]
@@ -97,7 +97,8 @@ class Eyes:
         for name in hooks.MAPS:
             self._look_at(pinned, f"maps/{name}", bpf.map_id)
         found: dict[str, Hook | None] = {hook.link: self._hook(hook) for hook in hooks.HOOKS}
-        found[hooks.CONTINUATION] = Hook(hooks.CONTINUATION, 0, 0, 0, 0, self._in_slot(hooks.CONTINUATION_MAP, 0))
+        for program, (table, _, _) in hooks.CONTINUATIONS.items():
+            found[program] = Hook(program, 0, 0, 0, 0, self._in_slot(table, 0))
         return View(found, held, pinned, self._folders())
 
     def restore(self, pin: str) -> bool:

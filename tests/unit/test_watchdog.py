@@ -22,7 +22,7 @@ def view() -> View:
         slot = 300 + number if hook.type in hooks.DISPATCHED else 0
         attach_type = 0 if isinstance(hook.target, str) else int(hook.target)
         found[hook.link] = Hook(hook.program, 100 + number, 200 + number, CGROUP * of_cgroup, attach_type, slot)
-    found[hooks.CONTINUATION] = Hook(hooks.CONTINUATION, 0, 0, 0, 0, 400)
+    found |= {name: Hook(name, 0, 0, 0, 0, 400 + number) for number, name in enumerate(hooks.CONTINUATIONS)}
     ids = {f"links/{link}": hook.link_id for link, hook in found.items() if hook is not None and hook.link_id}
     ids |= {f"maps/{name}": 500 + number for number, name in enumerate(hooks.MAPS)}
     return View(found, ids, dict(ids), {"": Folder(0, 0o700), "links": Folder(0, 0o700), "maps": Folder(0, 0o700)})
@@ -58,7 +58,8 @@ def test_what_was_loaded_does_not_differ_from_itself() -> None:
         (changed("on_egress", link_program=9), EGRESS, "program-replaced", False),
         (changed(EXEC_LINK, slot_program=0), EXEC, "program-replaced", False),
         (changed(EXEC_LINK, slot_program=9), EXEC, "program-replaced", False),
-        (changed(hooks.CONTINUATION, slot_program=0), "maps/continuation", "program-replaced", False),
+        (changed("on_more_pieces", slot_program=0), "maps/continuation", "program-replaced", False),
+        (changed("on_rows", slot_program=9), "maps/followers", "program-replaced", False),
         (without_pin(EXEC), EXEC, "pin-deleted", True),
         (without_pin("maps/ring"), "maps/ring", "pin-deleted", True),
         (view()._replace(pinned=view().pinned | {EGRESS: 9}), EGRESS, "pin-changed", True),
