@@ -233,7 +233,9 @@ def test_without_a_program_the_canary_is_missed_and_the_watchdog_says_which(prov
     proving.cli("probes", "upgrade")
     await_records(proving, "canary_seen", lambda record: record["boottime"] > missed["boottime"])
     await_status(proving, "canary", "seen")
-    assert proving.cli("status", check=False).returncode == 0
+    await_status(proving, "detached", [])
+    done = proving.cli("status", check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_somebody_else_in_the_canarys_cgroup_is_recorded(proving: Watch) -> None:
