@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SECONDS = 5
 """How long after the child ended, and after everything up to then was read, its events may still come."""
 SIGNS = ("exec", "connect", "send", "unix")
+_BYTES = frozenset({abi.Wire, abi.Unix})
 MAX_REMEMBERED = 64
 """Children and connections whose records are withheld; beyond it the oldest, whose end was lost, is forgotten."""
 
@@ -116,16 +117,18 @@ class Canary:
     # -- what comes out of the ring
 
     def see(self, event: abi.Event) -> None:
-        """Look for a token in an event, and for the sockets of the child."""
+        """Look for a token in an event."""
         expected = self._expected
-        if type(event) is abi.Wire:
-            if expected is not None and event.direction == abi.Way.OUT and expected.tcp in event.data:
-                self._signs.add("send")
-                _remember(self._connections, make.connection("tcp", event.cookie))
-        elif type(event) is abi.Unix and event.h.tgid in self._pids:
-            _remember(self._connections, make.connection("unix", event.inode))  # also of one that is given up
-            if expected is not None and expected.unix in event.data:
-                self._signs.add("unix")
+        if expected is None or type(event) not in _BYTES:
+            return
+        assert isinstance(event, abi.Wire | abi.Unix)  # noqa: S101 -- as just seen
+        if event.direction != abi.Way.OUT:
+            return
+        if type(event) is abi.Wire and expected.tcp in event.data:
+            self._signs.add("send")
+            _remember(self._connections, make.connection("tcp", event.cookie))
+        elif type(event) is abi.Unix and expected.unix in event.data:
+            self._signs.add("unix")  # it is read at the other end, perhaps after the child has ended
 
     def withhold(self, records: Sequence[Record]) -> list[Record]:
         """Return the records that belong into the log."""
@@ -140,19 +143,14 @@ class Canary:
         return kept
 
     def _judged(self, record: Record) -> list[Record]:
-        kind, pid, session = record["kind"], record.get("pid"), record["session"]
+        kind, session = record["kind"], record["session"]
         if kind == "session_start" and self._pids:
             _remember(self._starts, session, record)
             return []
         if kind == "session_end" and session in self._starts:
             del self._starts[session]
             return []
-        if pid in self._pids:
-            self._recognise(kind, record)
-            return []
-        if kind == "opaque" and pid is None and record["connection"] in self._connections:
-            if record["final"]:
-                del self._connections[record["connection"]]
+        if self._is_own(record):
             return []
         start = self._starts.pop(session, None)
         if start is None:
@@ -162,6 +160,19 @@ class Canary:
         else:
             start.pop("event", None)
         return [start, record]
+
+    def _is_own(self, record: Record) -> bool:
+        """Tell whether a record is of a child of ours or of its connections, and take note of what it says."""
+        kind, pid, connection = record["kind"], record.get("pid"), record.get("connection")
+        if pid in self._pids:
+            self._recognise(kind, record)
+            return True
+        if pid is not None or connection not in self._connections:
+            return False
+        if kind == "opaque" and record["final"]:
+            del self._connections[connection]
+        # What was not received is what we have not read, having been killed.
+        return bool(kind == "opaque" or (kind == "gap" and record["cause"] == "not-received"))
 
     def _recognise(self, kind: str, record: Record) -> None:
         if kind == "exit":

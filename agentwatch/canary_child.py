@@ -1,7 +1,7 @@
 """What the canary does, as a program of its own: be seen, and end. Runs isolated, imports nothing of agentwatch.
 
-Waits for one line of JSON on standard input (``cgroup port tcp unix program``); without one nothing is done. Then it
-moves itself into the watched cgroup, sends one token over TCP and one over a Unix socket, and executes ``program``.
+Waits for one line of JSON on standard input (``cgroup port path tcp unix program``); without one nothing is done. Then
+it moves itself into the watched cgroup, sends one token over TCP and one over a Unix socket, and executes ``program``.
 """
 
 import json
@@ -20,9 +20,10 @@ def main() -> None:
     (Path(order["cgroup"]) / "cgroup.procs").write_text("0", encoding="ascii")
     with socket.create_connection(("127.0.0.1", order["port"]), timeout=order["seconds"]) as s:
         s.sendall(order["tcp"].encode())
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        ours.sendall(order["unix"].encode())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        s.settimeout(order["seconds"])
+        s.connect(order["path"])
+        s.sendall(order["unix"].encode())
     os.execv(order["program"], [order["program"]])  # noqa: S606 -- no shell is the point
 
 

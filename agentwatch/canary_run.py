@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _CHILD = Path(__file__).with_name("canary_child.py")
 CHILD_SECONDS = 30
 """How long the child may take; on a busy host an interpreter alone may need seconds to start."""
+SOCKET_FILE = "canary.sock"
+MAX_PEERS = 8
+"""Connections that are taken: the child makes two, but any process may connect to the port."""
+_READ_BYTES = 4096
 _TOKEN_BYTES = 16
 _ERROR_BYTES = 4096
 _SECOND = 1_000_000_000
@@ -40,7 +44,9 @@ class CanaryRun:
         self._config = config
         self._canary = canary
         self._child: subprocess.Popen[bytes] | None = None
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
+        self._peers: list[socket.socket] = []
+        """The other ends of the child's connections. What is sent on a Unix socket is seen when it is read."""
         self._order: bytes | None = None
         """What the child waits for."""
         self._next = 0 if config.canary_seconds else None
@@ -61,6 +67,7 @@ class CanaryRun:
             return self._start(now) if self._next is not None and now >= self._next else []
         if self._order is not None:
             return []
+        self._serve()
         if self._ended is None:
             self._watch_child(now, produced)
         if self._ended is None:
@@ -93,12 +100,11 @@ class CanaryRun:
 
     def _start(self, now: int) -> Due:
         cgroup = self._config.cgroup_root / self._config.canary_cgroup
+        path = self._config.run_dir / SOCKET_FILE
         tcp, unix = secrets.token_hex(_TOKEN_BYTES), secrets.token_hex(_TOKEN_BYTES)
         try:
             cgroup.mkdir(mode=0o755, exist_ok=True)
-            self._listener = socket.create_server(("127.0.0.1", 0))
-            self._listener.setblocking(False)  # noqa: FBT003 -- its only argument
-            port: int = self._listener.getsockname()[1]
+            port = self._listen(path)
             self._child = subprocess.Popen(  # noqa: S603 -- our own interpreter and file
                 [sys.executable, "-I", "-S", str(_CHILD)],
                 stdin=subprocess.PIPE,
@@ -111,17 +117,40 @@ class CanaryRun:
             self._detail = f"the canary could not be started: {e}"
             self._canary.fail()
             return self._judge(now)
-        order = {"cgroup": str(cgroup), "port": port, "tcp": tcp, "unix": unix, "seconds": SECONDS}
+        order = {"cgroup": str(cgroup), "port": port, "path": str(path), "tcp": tcp, "unix": unix, "seconds": SECONDS}
         order["program"] = shutil.which("true") or "/bin/true"
         self._order = json.dumps(order).encode() + b"\n"
         self._canary.begin(Expected(self._child.pid, port, tcp.encode(), unix.encode()))
         return []
 
+    def _listen(self, path: Path) -> int:
+        """Listen for the child at a port of the loopback, which is returned, and at a path in run_dir."""
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self._listeners.append(tcp)
+        path.unlink(missing_ok=True)
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listeners.append(unix)
+        unix.bind(str(path))
+        unix.listen()
+        for listener in self._listeners:
+            listener.setblocking(False)  # noqa: FBT003 -- its only argument
+        port: int = tcp.getsockname()[1]
+        return port
+
+    def _serve(self) -> None:
+        """Read what the child has sent, without waiting for it."""
+        for listener in self._listeners:
+            if len(self._peers) < MAX_PEERS:
+                with contextlib.suppress(OSError):
+                    peer = listener.accept()[0]
+                    peer.setblocking(False)  # noqa: FBT003 -- its only argument
+                    self._peers.append(peer)
+        for peer in self._peers:
+            with contextlib.suppress(OSError):
+                peer.recv(_READ_BYTES)
+
     def _watch_child(self, now: int, produced: int) -> None:
         assert self._child is not None  # noqa: S101 -- tick asked
-        if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.accept()[0].close()
         status = self._child.poll()
         if status is None:
             if now - self._gone_at > CHILD_SECONDS * _SECOND:
@@ -151,6 +180,9 @@ class CanaryRun:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-        if self._listener is not None:
-            self._listener.close()
-        self._child = self._listener = self._order = self._ended = None
+        for s in (*self._peers, *self._listeners):
+            s.close()
+        self._peers, self._listeners = [], []
+        with contextlib.suppress(OSError):
+            (self._config.run_dir / SOCKET_FILE).unlink(missing_ok=True)
+        self._child = self._order = self._ended = None

@@ -26,10 +26,12 @@ def record(kind: str, *, agent: str | None = CANARY_AGENT, event: int | None = 1
 LIFE = [
     record("session_start", event=1),
     record("connect", event=2, pid=PID, peer=f"127.0.0.1:{PORT}", connection="tcp-1"),
+    record("connect", event=2, pid=PID, peer="unix:/run/agentwatch/canary.sock", connection="unix-9"),
     record("exec", event=3, pid=PID, argv=["/bin/true"]),
     record("exit", event=4, pid=PID),
     record("session_end", event=5),
     record("opaque", event=None, connection="tcp-1", final=True),
+    record("gap", event=None, connection="unix-9", cause="not-received"),
     record("opaque", event=None, connection="unix-9", final=True),
 ]
 
@@ -42,8 +44,8 @@ def wire(data: bytes, way: abi.Way = abi.Way.OUT) -> abi.Wire:
     return abi.Wire(header(0), 1, 0, 0, len(data), b"", b"", PORT, 1, 2, 6, 24, way, data)
 
 
-def unix(data: bytes, tgid: int = PID) -> abi.Unix:
-    return abi.Unix(header(tgid), 9, len(data), 0, len(data), abi.Way.OUT, data)
+def unix(data: bytes, way: abi.Way = abi.Way.OUT) -> abi.Unix:
+    return abi.Unix(header(), 9, len(data), 0, len(data), way, by_reader=True, position=0, data=data)
 
 
 def under_way() -> Canary:
@@ -71,7 +73,7 @@ def test_a_canary_that_is_wholly_seen_leaves_no_record_but_the_first_time() -> N
     assert (canary.sent, canary.seen, canary.last, canary.status) == (1, 1, 200, "seen")
     canary.begin(Expected(PID + 1, PORT, TCP, UNIX))
     canary.see(wire(TCP))
-    canary.see(unix(UNIX, tgid=PID + 1))
+    canary.see(unix(UNIX))
     withhold_all(canary, [each | ({"pid": PID + 1} if "pid" in each else {}) for each in LIFE])
     assert canary.end(300, 400, 60) == []
 
@@ -97,7 +99,7 @@ def test_another_token_another_way_and_another_process_do_not_count() -> None:
     canary = under_way()
     canary.see(wire(b"c" * 32))
     canary.see(wire(TCP, abi.Way.IN))
-    canary.see(unix(UNIX, tgid=1))
+    canary.see(unix(UNIX, abi.Way.IN))
     withhold_all(canary, [record("exec", pid=1), record("connect", pid=PID, peer="127.0.0.1:5", connection="tcp-2")])
     assert canary.absent == SIGNS
 
