@@ -22,7 +22,10 @@ ENVIRONMENT_VARIABLE = "AGENTWATCH_CONFIG"
 MIN_RING_BYTES = 64 * 1024
 """Below this a single large payload event would not fit."""
 MAX_RING_BYTES = 1024 * 1024 * 1024
+MAX_CANARY_SECONDS = 24 * 60 * 60
 OVERFLOW_POLICIES = ("count", "hold")
+CANARY_AGENT = "agentwatch-canary"
+"""The agent, and below ``watch`` the cgroup, of what the recorder runs to see whether it sees it."""
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
@@ -67,6 +70,8 @@ class Config:
     watch: str = "agents.slice"
     ring_bytes: int = 64 * 1024 * 1024
     reader_group: str | None = None
+    canary_seconds: int = 60
+    """How often the recorder has something of its own observed, to see that it sees it; 0: never."""
     agents: tuple[AgentConfig, ...] = ()
     path: Path | None = None
     """The file this was read from; None for the defaults."""
@@ -75,6 +80,11 @@ class Config:
     def watch_path(self) -> Path:
         """The watch root as a directory."""
         return self.cgroup_root / self.watch
+
+    @property
+    def canary_cgroup(self) -> str:
+        """The canary's cgroup, relative to ``cgroup_root``."""
+        return f"{self.watch}/{CANARY_AGENT}"
 
     def reader_gid(self) -> int | None:
         """Return the gid of the reader group, None without one. Raises ConfigError if the host does not know it."""
@@ -136,6 +146,10 @@ def _value(path: Path, key: str, value: object) -> object:
                 f"{path}: ring_bytes must be a power of two from {MIN_RING_BYTES} to {MAX_RING_BYTES}, not {value!r}"
             )
         return value
+    if key == "canary_seconds":
+        if type(value) is not int or not 0 <= value <= MAX_CANARY_SECONDS:
+            raise ConfigError(f"{path}: canary_seconds must be from 0 (off) to {MAX_CANARY_SECONDS}, not {value!r}")
+        return value
     if not isinstance(value, str) or not value or "\0" in value:
         raise ConfigError(f"{path}: {key} must be a text that is not empty, not {value!r}")
     if key == "reader_group":
@@ -165,6 +179,8 @@ def _agents(path: Path, agents: object) -> tuple[AgentConfig, ...]:
         name, cgroup, overflow = agent.get("name"), agent.get("cgroup"), agent.get("overflow", "count")
         if not isinstance(name, str) or not _AGENT_NAME.match(name):
             raise ConfigError(f"{where}: name must be 1 to 64 letters, digits, '.', '_' or '-', not {name!r}")
+        if name == CANARY_AGENT:
+            raise ConfigError(f"{where}: the name {name!r} is the recorder's own canary's; choose another")
         if not isinstance(cgroup, str) or not cgroup or "\0" in cgroup:
             raise ConfigError(f"{where}: cgroup must be a glob like 'agents.slice/{name}*', not {cgroup!r}")
         if overflow not in OVERFLOW_POLICIES:

@@ -10,7 +10,8 @@ The order of things is what makes a kill at any moment lose nothing:
 A recorder that starts reads the ring again from the saved position with the saved state. Records that the log
 already has are skipped: each carries the ring position of its event, and the same events give the same records.
 What the kernel could not put into the ring is declared: several times a second its account is compared with what
-was received (``accounting``), and a difference becomes a ``gap`` record.
+was received (``accounting``), and a difference becomes a ``gap`` record. Once a second what is attached and pinned is
+compared with what was loaded (``watchdog``), and now and then something is done to see that it is seen (``canary``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentwatch import __version__, locks, state
 from agentwatch.accounting import Ledger
+from agentwatch.canary import Canary
+from agentwatch.canary_run import CanaryRun
 from agentwatch.errors import BusyError, PrivilegeError, StoreError
 from agentwatch.kernel import abi, counters, holding, pins
 from agentwatch.kernel.interest import InterestMaps
@@ -34,12 +37,14 @@ from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import LogWriter
 from agentwatch.observation.observer import Observer
 from agentwatch.records.encoding import Record, decode, encode
+from agentwatch.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from agentwatch.config import Config
+    from agentwatch.watchdog import Memory
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +53,8 @@ LOCK_FILE = "recorder.lock"
 BATCH_BYTES = 4 * 1024 * 1024
 """Read from the ring at one time, so that commits and ticks stay punctual under load."""
 TICK_NS = 250_000_000
+WATCH_NS = 1_000_000_000
+"""How often the watchdog looks."""
 SAVE_NS = 200_000_000
 """How often the state is saved at the most; also how long space in the ring stays taken."""
 SAVE_COST = 20
@@ -58,7 +65,21 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.005, 0.04
 MODEST_NICE, URGENT_NICE = 10, 0
 """While the ring has room the work that is watched goes first; above URGENT_FILL the recorder takes its share."""
 URGENT_FILL, MODEST_FILL = 1 / 4, 1 / 16
-CRITICAL_KINDS = frozenset({"session_start", "session_end", "gap", "fault", "observer_start", "observer_stop"})
+CRITICAL_KINDS = frozenset(
+    {
+        "session_start",
+        "session_end",
+        "gap",
+        "fault",
+        "observer_start",
+        "observer_stop",
+        "probe_attach",
+        "probe_detach",
+        "canary_missed",
+        "canary_seen",
+        "clock_step",
+    }
+)
 
 
 class Recorder:
@@ -89,8 +110,10 @@ class Recorder:
         self._nice = URGENT_NICE
         self._fault: str | None = None
         """Why the log could not be written at the last try."""
-        self._saved_at = self._save_cost = self._ticked_at = self._beat_at = 0
+        self._saved_at = self._save_cost = self._ticked_at = self._beat_at = self._watched_at = 0
+        self._canary = Canary(_boottime())
         self._observer = self._resume()
+        self._canary_run = CanaryRun(config, self._canary)
 
     # -- starting
 
@@ -99,7 +122,7 @@ class Recorder:
         if saved is None:
             self._interest.clear()
             observer = Observer(self.config, socket.gethostname(), self._loaded.boot_id)
-            self._begin(observer, resumed=False)
+            self._begin(observer, None, resumed=False)
             if problem is not None:
                 self._append(self._gap(observer, "state-lost", problem))
             from agentwatch.observation import existing  # noqa: PLC0415 -- pyroute2 is large; a restart does without
@@ -109,17 +132,21 @@ class Recorder:
         else:
             observer = saved.observer
             observer.tracker.config = self.config
-            observer.set_clock()
+            steps = observer.set_clock()
             self._ring.position = max(saved.position, self._ring.released)
             self._ledger = saved.ledger
+            self._canary = saved.canary
+            self._canary.forget()
             for session in observer.tracker.live():
                 self._hold_if_asked(session.agent, session.cgroup_id)
             self._search_from = saved.seq
             self._find_what_is_logged(saved.seq)
-            self._begin(observer, resumed=True)
+            self._begin(observer, saved.memory, resumed=True)
+            for record in steps:
+                self._append(record)
         return observer
 
-    def _begin(self, observer: Observer, *, resumed: bool) -> None:
+    def _begin(self, observer: Observer, memory: Memory | None, *, resumed: bool) -> None:
         if self._writer.torn_bytes and not resumed:  # else the events are still in the ring and give the records again
             detail = f"{self._writer.torn_bytes} bytes of an unfinished write were cut off the log and kept beside it"
             self._append(self._gap(observer, "torn-tail", detail, length=self._writer.torn_bytes))
@@ -135,6 +162,9 @@ class Recorder:
             "torn_bytes": self._writer.torn_bytes,
         }
         self._append(observer.envelope("observer_start") | fields)
+        self._watchdog = Watchdog(self.config, self._loaded, memory)
+        for kind, told in self._watchdog.begin(_boottime(), max(0, self._loaded.loaded_at - observer.clock_offset)):
+            self._append(observer.envelope(kind) | told)
 
     def _find_what_is_logged(self, seq: int) -> None:
         """Find the last event of which the log has records, and how many it has."""
@@ -158,6 +188,7 @@ class Recorder:
             wait = SHORTEST_WAIT if busy else min(wait * 2, LONGEST_WAIT)
             if not busy:
                 self._ring.wait(wait)
+        self._canary_run.close()
         while self._step():
             pass
         self._tick(force=True)
@@ -167,6 +198,8 @@ class Recorder:
 
     def close(self) -> None:
         """Close everything; the log is whole."""
+        self._canary_run.close()
+        self._watchdog.close()
         self._writer.close()
         self._ring.close()
         self._interest.close()
@@ -189,7 +222,8 @@ class Recorder:
         committed = self._commit(now)
         if now - self._ticked_at >= TICK_NS:
             self._tick()
-        if committed and self._save_is_due(now) and self._commit(now, everything=True):
+        due = committed and (self._canary_run.wants_save or self._save_is_due(now))
+        if due and self._commit(now, everything=True):
             self._save(now)
         return bool(batch.events)
 
@@ -235,8 +269,9 @@ class Recorder:
             self._ledger.undecodable += 1
             return [self._gap(self._observer, "undecodable", f"event of {len(data)} bytes", position=position)]
         self._ledger.take(event.h)
+        self._canary.see(event)
         try:
-            return self._observer.handle(position, event)
+            return self._canary.withhold(self._observer.handle(position, event))
         except Exception as e:
             # A fault of ours on one event must not end the observation, nor meet the same event at each restart.
             log.exception("the event at ring position %d was not understood", position)
@@ -260,10 +295,12 @@ class Recorder:
 
     def _tick(self, *, force: bool = False) -> None:
         self._ticked_at = now = time.monotonic_ns()
-        self._observer.set_clock()
-        self._observer.tracker.tidy()
-        for record in self._observer.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+        for record in self._observer.set_clock():
             self._append(record)
+        self._observer.tracker.tidy()
+        for record in self._canary.withhold(self._observer.tick(_boottime())):
+            self._append(record)
+        self._look_after_ourselves(now)
         account = counters.read(self._counters_fd)
         drained = self._ring.backlog == 0  # after the counters: what they know of was read, then
         for missing in self._ledger.settle(account, counters.losses(self._losses_fd), drained=drained):
@@ -276,7 +313,23 @@ class Recorder:
             self._beat_at = now
             total = counters.total(account)
             fields = {"seen": total.seen, "submitted": total.submitted, "received": self._ledger.received}
-            self._append(self._observer.envelope("heartbeat") | {"counters": fields})
+            canary = {"sent": self._canary.sent, "seen": self._canary.seen, "last": self._canary.last}
+            self._append(self._observer.envelope("heartbeat") | {"counters": fields, "canary": canary})
+
+    def _look_after_ourselves(self, now: int) -> None:
+        """Do what the watchdog and the canary have to do."""
+        if now - self._watched_at >= WATCH_NS:
+            self._watched_at = now
+            for kind, fields in self._watchdog.look(_boottime()):
+                if kind == "probe_detach":
+                    log.error("%s: %s: %s", fields["pin"], fields["what"], fields["detail"])
+                self._append(self._observer.envelope(kind) | fields)
+            self._loaded = self._watchdog.loaded
+        position = self._ring.position
+        for kind, fields in self._canary_run.tick(now, position, position + self._ring.backlog):
+            if kind == "canary_missed":
+                log.error("the canary was not seen: %s missing", ", ".join(fields["missing"]))
+            self._append(self._observer.envelope(kind) | fields)
 
     def _gap(
         self, observer: Observer, cause: str, detail: str, *, length: int | None = None, position: int | None = None
@@ -307,12 +360,15 @@ class Recorder:
                 seq=self._search_from,
                 ledger=self._ledger,
                 observer=self._observer,
+                canary=self._canary,
+                memory=self._watchdog.memory,
             ),
         )
         self._ring.release(position)
         self._saved_position = position
         self._saved_at = now
         self._save_cost = time.monotonic_ns() - now
+        self._canary_run.saved()
         self._write_status(counters.read(self._counters_fd))
 
     def _write_status(self, account: counters.Account) -> None:
@@ -333,10 +389,16 @@ class Recorder:
             "backlog_bytes": self._ring.backlog,
             "probe_mode": self._loaded.probe_mode,
             "fault": self._fault,
+            "detached": self._watchdog.detached,
+            "canary": self._canary.status if self.config.canary_seconds else "off",
         }
         temporary = self.config.run_dir / f"{STATUS_FILE}.tmp"
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(self.config.run_dir / STATUS_FILE)
+
+
+def _boottime() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _lock(run_dir: Path) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from agentwatch import __version__
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentwatch.accounting import Ledger
+    from agentwatch.canary import Canary
     from agentwatch.observation.observer import Observer
+    from agentwatch.watchdog import Memory
 
 FILE = "recorder.state"
 
@@ -39,6 +41,9 @@ class State:
     seq: int
     ledger: Ledger
     observer: Observer
+    canary: Canary
+    memory: Memory
+    """What the watchdog expects."""
 
 
 def save(run_dir: Path, state: State) -> None:
@@ -64,8 +69,8 @@ def load(run_dir: Path, ring: str) -> tuple[State | None, str | None]:
         return None, None
     except Exception as e:  # noqa: BLE001 -- a damaged pickle can raise anything; each is the same to the caller
         return None, f"{path} cannot be read: {type(e).__name__}: {e}"
-    if version != __version__ or not isinstance(state, State):
-        return None, f"{path} was written by agentwatch {version}"
+    if version != __version__ or not isinstance(state, State) or not all(hasattr(state, f.name) for f in fields(State)):
+        return None, f"{path} was written by another build of agentwatch ({version})"
     if state.ring != ring:
         return None, None  # of an earlier load of the probes: their events are not in this ring
     return state, None

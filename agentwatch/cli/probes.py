@@ -100,10 +100,10 @@ def _attached(config: Config) -> set[str]:
     for pin in pins.links_dir(config).iterdir():
         fd = bpf.obj_get(pin)
         try:
-            kind, cgroup = bpf.link_target(fd)
+            link = bpf.link_info(fd)
         finally:
             os.close(fd)
-        if kind != bpf.LINK_CGROUP or cgroup:
+        if link.kind != bpf.LINK_CGROUP or link.cgroup:
             result.add(pin.name)
     return result
 

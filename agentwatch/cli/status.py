@@ -32,15 +32,20 @@ def command(config: Config, *, as_json: bool) -> None:
     that the index has. counted_bytes is payload that was counted and not copied, because nobody reads it;
     ring_position is how many bytes went through the ring.
 
-    Exit status: 0 probes are loaded and the recorder runs, 1 one of them does not.
+    detached names what is no longer attached or pinned as it was loaded; canary tells whether the recorder saw what it
+    last did to be seen.
+
+    Exit status: 0 all is well, 1 no probes are loaded, the recorder does not run, something is detached, or the canary
+    was missed.
     """
     status = _status(config)
     if as_json:
         print_json(status)
     else:
         for name, value in status.items():
-            click.echo(f"{name:<14} {value}")
-    raise SystemExit(0 if status["recorder"] == "running" and status["probes"] == "loaded" else 1)
+            click.echo(f"{name:<14} {' '.join(value) or '-' if isinstance(value, list) else value}")
+    working = status["recorder"] == "running" and status["probes"] == "loaded"
+    raise SystemExit(1 if not working or status["detached"] or str(status["canary"]).startswith("missed") else 0)
 
 
 def _status(config: Config) -> dict[str, object]:
@@ -57,6 +62,8 @@ def _status(config: Config) -> dict[str, object]:
         "backlog_bytes": last.get("backlog_bytes", 0) if running else None,
         "pid": last.get("pid") if running else None,
         "fault": last.get("fault"),
+        "detached": last.get("detached", []) if running else [],
+        "canary": last.get("canary") if running else None,
         "watch": str(config.watch_path),
         "log_dir": str(config.log_dir),
     }

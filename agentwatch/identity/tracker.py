@@ -13,6 +13,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agentwatch.config import CANARY_AGENT
 from agentwatch.identity import agents, cgroups, sessions
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ class Tracker:
             del self._owner[member]
 
     def _agent_of(self, path: str) -> tuple[str, str]:
+        canary = self.config.canary_cgroup
+        if path == canary or path.startswith(f"{canary}/"):
+            return CANARY_AGENT, canary  # also where a pattern of the configuration matches everything
         found = agents.match(self.config.agents, path)
         if found is not None:
             return found[0].name, found[1]

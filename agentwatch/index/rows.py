@@ -117,6 +117,7 @@ class Batch:
                 "UPDATE session SET ended = ? WHERE ended IS NULL AND boot_id IS NOT ?", (self._last_time, boot_id)
             )
             self._db.execute("UPDATE command SET ended_seq = ? WHERE ended_seq IS NULL AND failed = 0", (seq,))
+            self._see_again(self._last_time or 0, "1")
         self._boot_id = boot_id
 
     def _session(self, record: Record, time: int) -> int | None:
@@ -218,7 +219,39 @@ class Batch:
             ),
         )
 
+    def _probe_detach(self, seq: int, time: int, _session: int | None, record: Record) -> None:
+        if record.get("capturing") is not True:
+            self._be_blind(seq, time, record, text(record, "pin") or "?", "probe-detached")
+
+    def _probe_attach(self, _seq: int, time: int, _session: int | None, record: Record) -> None:
+        if record.get("reason") in _EVERYTHING_AGAIN:  # what is still wrong then is told after it
+            self._see_again(time, "what <> ?", _CANARY)
+        for pin in _list(record, "pins"):
+            self._see_again(time, "what = ?", pin)
+
+    def _canary_missed(self, seq: int, time: int, _session: int | None, record: Record) -> None:
+        self._be_blind(seq, time, record, _CANARY, "canary-missed")
+
+    def _canary_seen(self, _seq: int, time: int, _session: int | None, _record: Record) -> None:
+        self._see_again(time, "what = ?", _CANARY)
+
+    def _be_blind(self, seq: int, time: int, record: Record, what: str, cause: str) -> None:
+        known = self._db.execute("SELECT gap FROM blind WHERE what = ?", (what,)).fetchone()
+        if known is not None:
+            return  # in another way now, but it never saw in between
+        since = min(realtime_of(record, "since", time), time)
+        self._db.execute("INSERT INTO gap VALUES (?, ?, NULL, NULL, ?, NULL, NULL)", (seq, since, cause))
+        self._db.execute("INSERT INTO blind VALUES (?, ?)", (what, seq))
+
+    def _see_again(self, time: int, condition: str, *values: str) -> None:
+        self._db.execute(
+            f"UPDATE gap SET time = max(since, ?) WHERE seq IN (SELECT gap FROM blind WHERE {condition})",  # noqa: S608 - literals
+            (time, *values),
+        )
+        self._db.execute(f"DELETE FROM blind WHERE {condition}", values)  # noqa: S608 - literals
+
     def _observer_start(self, seq: int, time: int, _session: int | None, record: Record) -> None:
+        self._see_again(time, "what = ?", _CANARY)  # this recorder tells by itself, back to when the last one looked
         # A recorder that could not take up what its predecessor left saw nothing of the time between them.
         if self._last_time is not None and record.get("resumed") is not True:
             self._db.execute(
@@ -272,14 +305,27 @@ class Batch:
         "opaque": _opaque,
         "gap": _gap,
         "observer_start": _observer_start,
+        "probe_attach": _probe_attach,
+        "probe_detach": _probe_detach,
+        "canary_missed": _canary_missed,
+        "canary_seen": _canary_seen,
     }
 
 
 _FOUND_AT_START = frozenset({"torn-tail", "log-damaged"})
 """Gaps that a recorder declares before its ``observer_start``: they are no sign that one was there until then."""
 
+_EVERYTHING_AGAIN = frozenset({"start", "upgrade"})
+"""Reasons of a ``probe_attach`` that tells of all hooks."""
+_CANARY = "canary"
+
 _NAMES_WORK = frozenset({"PREPARE", "EXECUTE", "DECLARE", "FETCH", "MOVE"})
 """Operations by which a connection gives work a name, or does work by its name."""
+
+
+def _list(record: Record, key: str) -> list[str]:
+    value = record.get(key)
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list | tuple) else []
 
 
 def _promise(sql: str | bytes) -> tuple[str, Analysis] | None:

@@ -127,16 +127,22 @@ CREATE INDEX command_time ON command (time);
 CREATE INDEX command_running ON command (pid) WHERE ended_seq IS NULL AND failed = 0;
 CREATE INDEX command_sought ON command (pid, sought) WHERE sought IS NOT NULL AND superseded = 0;
 
--- What is missing, from `since` to `time`. No session: it concerns every session of the host.
+-- What is missing, from `since` to `time` (null: it goes on). No session: it concerns every session of the host.
 CREATE TABLE gap (
     seq INTEGER PRIMARY KEY,
     since INTEGER NOT NULL,
-    time INTEGER NOT NULL,
+    time INTEGER,
     session INTEGER,
     cause TEXT NOT NULL,
     count INTEGER,
     bytes INTEGER
 );
+
+-- Gaps that go on: by what is not seen, the pin of a probe or `canary`.
+CREATE TABLE blind (
+    what TEXT PRIMARY KEY,
+    gap INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- Bytes of a connection that no decoder read; the latest record of each connection. `final`: nothing follows.
 CREATE TABLE opaque (

@@ -11,7 +11,7 @@ import os
 import struct
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentwatch.errors import KernelError, PrivilegeError, ProbesNotLoaded
 
@@ -31,10 +31,22 @@ _BTF_INFO = struct.Struct("<QII")
 _BPF_NOEXIST = 1
 _BTF_ID_IN_MAP_INFO = 64
 _LINK_CGROUP_AT = 16
+_PROGRAM_TAG_AT, _TAG_BYTES = 8, 8
 _INFO_BYTES = 256
 
 LINK_RAW_TRACEPOINT = 1
 LINK_CGROUP = 3
+
+
+class Link(NamedTuple):
+    """What the kernel tells about a link. ``cgroup``: its target's id; 0: detached, or not a cgroup link."""
+
+    kind: int
+    id: int
+    program: int
+    """Id of the program."""
+    cgroup: int
+    attach_type: int
 
 
 @cache
@@ -49,6 +61,7 @@ def _library() -> ctypes.CDLL:
         "bpf_obj_pin": (fd, path),
         "bpf_link_create": (fd, fd, ctypes.c_int, data),
         "bpf_link_update": (fd, fd, data),
+        "bpf_link_detach": (fd,),
         "bpf_raw_tracepoint_open": (path, fd),
         "bpf_map_lookup_elem": (fd, data, data),
         "bpf_map_update_elem": (fd, data, data, ctypes.c_uint64),
@@ -56,6 +69,7 @@ def _library() -> ctypes.CDLL:
         "bpf_map_get_next_key": (fd, data, data),
         "bpf_obj_get_info_by_fd": (fd, data, ctypes.POINTER(ctypes.c_uint32)),
         "bpf_btf_get_fd_by_id": (ctypes.c_uint32,),
+        "bpf_prog_get_fd_by_id": (ctypes.c_uint32,),
     }.items():
         function = getattr(lib, name)
         function.argtypes = arguments
@@ -93,6 +107,11 @@ def attach_cgroup(program: int, cgroup: int, attach_type: int, name: str) -> int
 def link_update(link: int, program: int, name: str) -> None:
     """Replace the program of a cgroup link, between two of its runs."""
     _check(_library().bpf_link_update(link, program, None), f"replacing {name}")
+
+
+def link_detach(link: int, name: str) -> None:
+    """Detach a cgroup link, whoever else holds it; links of tracepoints cannot be detached (EOPNOTSUPP)."""
+    _check(_library().bpf_link_detach(link), f"detaching {name}")
 
 
 def attach_raw_tracepoint(program: int, tracepoint: str) -> int:
@@ -138,12 +157,30 @@ def map_value_bytes(fd: int) -> int:
     return int(_MAP_INFO.unpack_from(_info(fd, "asking about a map"))[3])
 
 
-def link_target(fd: int) -> tuple[int, int]:
-    """Return a link's type and, for a cgroup link, the cgroup's id (0: detached or not a cgroup link)."""
+def map_id(fd: int) -> int:
+    """Return a map's id."""
+    return int(_MAP_INFO.unpack_from(_info(fd, "asking about a map"))[1])
+
+
+def link_info(fd: int) -> Link:
+    """Return what the kernel tells about a link."""
     info = _info(fd, "asking about a link")
-    kind = int(_LINK_INFO.unpack_from(info)[0])
-    cgroup = int(struct.unpack_from("<Q", info, _LINK_CGROUP_AT)[0]) if kind == LINK_CGROUP else 0
-    return kind, cgroup
+    kind, number, program = _LINK_INFO.unpack_from(info)
+    cgroup, attach_type = struct.unpack_from("<QI", info, _LINK_CGROUP_AT) if kind == LINK_CGROUP else (0, 0)
+    return Link(kind, number, program, cgroup, attach_type)
+
+
+def program_tag(program: int) -> str | None:
+    """Return the kernel's tag of a program (of its instructions, in hex); None if there is no program of this id."""
+    fd: int = _library().bpf_prog_get_fd_by_id(program)
+    if fd < 0 and ctypes.get_errno() == errno.ENOENT:
+        return None
+    _check(fd, "opening a program by its id")
+    try:
+        info: bytes = _info(fd, "asking about a program").raw
+    finally:
+        os.close(fd)
+    return info[_PROGRAM_TAG_AT : _PROGRAM_TAG_AT + _TAG_BYTES].hex()
 
 
 def map_btf(fd: int) -> bytes:

@@ -81,6 +81,13 @@ HOOKS: tuple[Hook, ...] = (
 DISPATCHED = {ProgramType.RAW_TRACEPOINT: "raw_programs", ProgramType.TRACEPOINT: "tracepoint_programs"}
 """Types whose links cannot change their program: what is attached calls a slot of this map."""
 
+CONTINUATIONS = {
+    "on_more_pieces": ("continuation", ProgramType.RAW_TRACEPOINT, -1),
+    "on_rows": ("followers", ProgramType.CGROUP_SKB, int(AttachType.CGROUP_INET_INGRESS)),
+    "on_search": ("searchers", ProgramType.CGROUP_SKB, int(AttachType.CGROUP_INET_INGRESS)),
+}
+"""Programs that other programs go on with: the map whose only slot they are in, their type, and what to attach to."""
+
 
 def slots(before: dict[str, int] | None = None) -> dict[str, int]:
     """Return the slot of each program that has one; a program keeps what it had before."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentwatch import __version__
-from agentwatch.errors import BusyError, KernelError, PrivilegeError, ProbeLoadError
+from agentwatch.errors import BusyError, KernelError, PrivilegeError, ProbeLoadError, ProbesNotLoaded
 from agentwatch.kernel import abi, bpf, build, hooks, pins
 from agentwatch.kernel.btf import Btf
 
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 
     from agentwatch.config import Config
 
-_CONTINUATIONS = {
-    "on_more_pieces": ("continuation", hooks.ProgramType.RAW_TRACEPOINT, -1),
-    "on_rows": ("followers", hooks.ProgramType.CGROUP_SKB, int(hooks.AttachType.CGROUP_INET_INGRESS)),
-    "on_search": ("searchers", hooks.ProgramType.CGROUP_SKB, int(hooks.AttachType.CGROUP_INET_INGRESS)),
-}
-"""Programs that other programs go on with, and the map that they are called through."""
 _SEED_ROUNDS = 16
 """Looks for processes that were there before; each round finds only what was forked by those it just found."""
 _ERROR_LINES = 12
@@ -102,16 +96,23 @@ def upgrade(config: Config) -> pins.Loaded:
             f"the probes at {config.pin_dir} (version {before.version}, watching {before.watch}) keep their state in "
             "another form; unload and load them: what happens in between is not recorded"
         )
+    if missing := [name for name in hooks.MAPS if not (pins.maps_dir(config) / name).exists()]:
+        raise KernelError(
+            f"the pins of the maps {', '.join(missing)} are gone from {config.pin_dir}: what the probes know cannot be "
+            "taken up; unload and load them: what happens in between is not recorded"
+        )
     with _compiled(build_) as module:
-        _replace_all(build_, module)
-    loaded = dataclasses.replace(
-        before,
-        version=__version__,
-        upgraded_at=time.time_ns(),
-        source_sha256=build_.sha256,
-        slots=build_.slots,
-    )
-    pins.write_status(config, loaded)
+        programs = _load_all(module)
+        with pins.changing(config):
+            _replace_all(build_, module, programs)
+            loaded = dataclasses.replace(
+                before,
+                version=__version__,
+                upgraded_at=time.time_ns(),
+                source_sha256=build_.sha256,
+                slots=build_.slots,
+            )
+            pins.write_status(config, loaded)
     return loaded
 
 
@@ -193,30 +194,41 @@ def _attach_all(build_: _Build, module: Any) -> None:
         _attach_and_pin(build_, module, hook, programs[hook.program])
 
 
-def _replace_all(build_: _Build, module: Any) -> None:
-    """Load every program and put it in the place of the one that is there."""
-    programs = _load_all(module)
+def _replace_all(build_: _Build, module: Any, programs: dict[str, int]) -> None:
+    """Put every program in the place of the one that is there; attach what is not, or no longer."""
     _fill(module, "rings", 0, module["ring"].map_fd)
     _fill_slots(build_, module, programs)
     links = pins.links_dir(build_.config)
     for hook in hooks.HOOKS:
-        if not (links / hook.link).exists():
+        if not _replace(links / hook.link, hook, programs[hook.program]):
             _attach_and_pin(build_, module, hook, programs[hook.program])
-        elif hook.type not in hooks.DISPATCHED:
-            link = bpf.obj_get(links / hook.link)
-            try:
-                bpf.link_update(link, programs[hook.program], hook.program)
-            finally:
-                os.close(link)
     for pin in set(links.iterdir()) - {links / hook.link for hook in hooks.HOOKS}:
         pin.unlink()  # a hook that this build does not have
+
+
+def _replace(pin: Path, hook: hooks.Hook, program: int) -> bool:
+    """Give a pinned link the program, where links have one; whether there is such a link and it is attached."""
+    try:
+        link = bpf.obj_get(pin)
+    except ProbesNotLoaded:
+        return False
+    try:
+        if isinstance(hook.target, str):
+            return True
+        if not bpf.link_info(link).cgroup:
+            pin.unlink()  # somebody detached it, and that is for good
+            return False
+        bpf.link_update(link, program, hook.program)
+    finally:
+        os.close(link)
+    return True
 
 
 def _load_all(module: Any) -> dict[str, int]:
     """Have the kernel verify everything before anything changes."""
     programs = {
         name: module.load_func(name, int(kind), attach_type=attach_type).fd
-        for name, (_, kind, attach_type) in _CONTINUATIONS.items()
+        for name, (_, kind, attach_type) in hooks.CONTINUATIONS.items()
     }
     for hook in hooks.HOOKS:
         if hook.program not in programs:
@@ -226,7 +238,7 @@ def _load_all(module: Any) -> dict[str, int]:
 
 
 def _fill_slots(build_: _Build, module: Any, programs: dict[str, int]) -> None:
-    for name, (table, _, _) in _CONTINUATIONS.items():
+    for name, (table, _, _) in hooks.CONTINUATIONS.items():
         _fill(module, table, 0, programs[name])
     for hook in hooks.HOOKS:
         if hook.type in hooks.DISPATCHED:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import KernelError, PrivilegeError, ProbesNotLoaded
-from agentwatch.kernel import bpf
+from agentwatch.kernel import bpf, hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agentwatch.config import Config
 
 STATUS_FILE = "probes.json"
+LOCK_FILE = "probes.lock"
+LOCK_SECONDS = 10
+_LOCK_PAUSE_SECONDS = 0.02
 _MOUNTS = Path("/proc/self/mounts")
 _TRACEFS = Path("/sys/kernel/tracing")
+_SLOT_BYTES = 4
+_MAX_SLOTS = 1024
+"""More than a program array of ours has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +110,70 @@ def read_status(config: Config) -> Loaded:
         ) from e
 
 
+@contextlib.contextmanager
+def changing(config: Config, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of those who change or compare what is pinned; yield whether it was got.
+
+    The recorder's watchdog must not take an upgrade that is half done for an attack. It holds the lock for
+    milliseconds: who waits does so for LOCK_SECONDS at the most, so that a recorder that hangs cannot prevent anything.
+    """
+    config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(config.run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + (LOCK_SECONDS if wait else 0)
+        while not (got := _try_lock(descriptor)) and time.monotonic() < deadline:
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        yield got
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def remove(config: Config) -> int:
-    """Unpin everything, links first, which detaches; return how many links there were."""
-    links = 0
-    for directory in (links_dir(config), maps_dir(config)):
-        if directory.is_dir():
-            for pin in directory.iterdir():
-                pin.unlink()
-                links += directory.name == "links"
-            directory.rmdir()
-    if config.pin_dir.is_dir():
-        config.pin_dir.rmdir()
-    (config.run_dir / STATUS_FILE).unlink(missing_ok=True)
+    """End capture and unpin everything, links first; return how many links there were.
+
+    A recorder that runs holds the links as well, so unpinning alone would not detach them.
+    """
+    with changing(config):
+        _end_capture(config)
+        links = 0
+        for directory in (links_dir(config), maps_dir(config)):
+            if directory.is_dir():
+                for pin in directory.iterdir():
+                    pin.unlink()
+                    links += directory.name == "links"
+                directory.rmdir()
+        if config.pin_dir.is_dir():
+            config.pin_dir.rmdir()
+        (config.run_dir / STATUS_FILE).unlink(missing_ok=True)
     return links
+
+
+def _end_capture(config: Config) -> None:
+    """Detach the cgroup links and empty the slots that the tracepoints call, as far as they can be opened."""
+    for pin in links_dir(config).iterdir() if links_dir(config).is_dir() else ():
+        with contextlib.suppress(KernelError):
+            link = bpf.obj_get(pin)
+            try:
+                if bpf.link_info(link).cgroup:
+                    bpf.link_detach(link, pin.name)
+            finally:
+                os.close(link)
+    for name in hooks.DISPATCHED.values():
+        with contextlib.suppress(KernelError, ProbesNotLoaded):
+            slots = open_map(config, name)
+            try:
+                for slot, _ in bpf.map_items(slots, _SLOT_BYTES, _SLOT_BYTES, _MAX_SLOTS):
+                    bpf.map_delete(slots, slot)
+            finally:
+                os.close(slots)
 
 
 def prepare_mounts(config: Config) -> None:

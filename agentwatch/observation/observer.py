@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agentwatch.identity.processes import Process, ProcessTable
 from agentwatch.identity.tracker import Session, Tracker
 from agentwatch.kernel import abi
-from agentwatch.observation import make
+from agentwatch.observation import clock, make
 from agentwatch.observation.flows import FlowTable
 
 if TYPE_CHECKING:
@@ -40,11 +40,10 @@ class Observer:
         self.flows = FlowTable()
         self.host = host
         self.boot_id = boot_id
-        self.clock_offset = 0
+        self.clock_offset = clock.offset()
         """CLOCK_REALTIME minus CLOCK_BOOTTIME, ns."""
         self._partial: dict[int, tuple[abi.Exec, list[bytes], int]] = {}
         self._uids: dict[int, int] = {}
-        self.set_clock()
 
     def lost(self, missing: Missing) -> list[Record]:
         """Return the ``gap`` record of events that were lost. The session they belong to may have ended unseen."""
@@ -59,9 +58,17 @@ class Observer:
         records.append(self.envelope_of("gap", at, session) | fields)
         return records
 
-    def set_clock(self) -> None:
-        """Take the present distance between the wall clock and the time since boot."""
-        self.clock_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    def set_clock(self, offset: int | None = None) -> list[Record]:
+        """Take the present distance between the wall clock and the time since boot (ns; None: look).
+
+        Returns the ``clock_step`` record of a jump; a slow drift is taken silently.
+        """
+        before, self.clock_offset = self.clock_offset, clock.offset() if offset is None else offset
+        jump = clock.step(before, self.clock_offset)
+        if jump is None:
+            return []
+        fields = {"before": before, "after": self.clock_offset, "step_ns": jump}
+        return [self.envelope("clock_step") | fields]
 
     def handle(self, position: int, event: abi.Event) -> list[Record]:
         """Return the records that an event completes, in order, each with ``event`` = its ring position."""

@@ -129,7 +129,7 @@ def session_row(source: Source, number: int) -> Row:
         "gaps": _one(
             source,
             "SELECT count(*) FROM gap WHERE session = ?1 OR (session IS NULL"
-            " AND time >= ?2 AND since <= coalesce(?3, since))",
+            " AND coalesce(time, ?2) >= ?2 AND since <= coalesce(?3, since))",
             number,
             started,
             ended,

@@ -59,7 +59,7 @@ def beginning(db: sqlite3.Connection, wanted: Filter) -> str | None:
 def _gaps(db: sqlite3.Connection, wanted: Filter) -> list[str]:
     where = Where()
     if wanted.since is not None:
-        where.add("time >= ?", wanted.since)
+        where.add("(time IS NULL OR time >= ?)", wanted.since)
     if wanted.until is not None:
         where.add("since < ?", wanted.until)
     where.scope("session", wanted, or_none=True)

@@ -163,9 +163,9 @@ def _placed(source: Source, seqs: list[int], gaps: dict[int, Record]) -> Iterato
 def _host_gaps(source: Source, number: int) -> dict[int, Record]:
     # Some of these are no records: what the index inferred from damage, or from a recorder that was not there.
     rows = source.db.execute(
-        "SELECT g.seq, g.since, g.time, g.cause, g.count, g.bytes FROM gap AS g, session AS s"
-        " WHERE g.session IS NULL AND s.id = ? AND g.time >= s.started AND g.since <= coalesce(s.ended, g.since)"
-        " ORDER BY g.seq",
+        "SELECT g.seq, g.since, coalesce(g.time, g.since), g.cause, g.count, g.bytes FROM gap AS g, session AS s"
+        " WHERE g.session IS NULL AND s.id = ? AND coalesce(g.time, s.started) >= s.started"
+        " AND g.since <= coalesce(s.ended, g.since) ORDER BY g.seq",
         (number,),
     )
     return {

@@ -57,7 +57,9 @@ class Run(NamedTuple):
 class Watch:
     """One instance. ``start`` loads the probes and starts the recorder, ``stop`` undoes it."""
 
-    def __init__(self, user: str, *, ring_bytes: int | None = None, overflow: str = "count") -> None:
+    def __init__(
+        self, user: str, *, ring_bytes: int | None = None, overflow: str = "count", canary_seconds: int = 0
+    ) -> None:
         self.user = user
         self.root = Path(tempfile.mkdtemp(prefix="agentwatch-test-"))
         self.root.chmod(0o755)  # what refuses the agent's user must be the log's own permissions
@@ -73,6 +75,7 @@ class Watch:
         self.config.write_text(
             f'log_dir = "{self.log_dir}"\nstate_dir = "{self.root}/state"\nrun_dir = "{self.run_dir}"\n'
             f'pin_dir = "{self.pin_dir}"\nwatch = "{self.slice}"\n{ring}'
+            f"canary_seconds = {canary_seconds}\n"  # off: tests count events and look for processes in the cgroups
             f'[[agent]]\nname = "{AGENT}"\ncgroup = "{self.slice}/{AGENT}*"\noverflow = "{overflow}"\n'
         )
 

@@ -67,6 +67,7 @@ def test_unloading_leaves_nothing_and_ends_capture(own_watch: Watch) -> None:
 
 
 def test_a_detached_hook_is_told(own_watch: Watch) -> None:
+    own_watch.signal_recorder()  # it would make the pin again
     (own_watch.pin_dir / "links" / "on_egress").unlink()
     done = own_watch.cli("probes", "status", check=False)
     assert done.returncode == 1

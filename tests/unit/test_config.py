@@ -30,6 +30,7 @@ def test_the_documented_file_is_understood() -> None:
         watch = "/agents.slice/"
         ring_bytes = 1048576
         reader_group = "auditors"
+        canary_seconds = 0
 
         [[agent]]
         name = "agent-backfill"
@@ -49,6 +50,7 @@ def test_the_documented_file_is_understood() -> None:
         watch="agents.slice",
         ring_bytes=1048576,
         reader_group="auditors",
+        canary_seconds=0,
         agents=(
             config.AgentConfig("agent-backfill", "agents.slice/agent-backfill*"),
             config.AgentConfig("other.1", "agents.slice/other"),
@@ -72,6 +74,10 @@ def test_the_documented_file_is_understood() -> None:
         ("ring_bytes = 1000000", "power of two"),
         ("ring_bytes = 4096", "power of two"),
         ("ring_bytes = true", "power of two"),
+        ("canary_seconds = -1", "from 0"),
+        ("canary_seconds = 86401", "to 86400"),
+        ("canary_seconds = true", "from 0"),
+        ('[[agent]]\nname = "agentwatch-canary"\ncgroup = "agents.slice/x"', "the recorder's own"),
         ('agent = "x"', "[[agent]] tables"),
         ("[agent]\nname = 'x'", "[[agent]] tables"),
         ("[[agent]]\nname = 'x'", "cgroup must be a glob"),

@@ -20,7 +20,7 @@ from agentwatch.query import answers
 from agentwatch.query.filters import Filter, Table
 from agentwatch.query.source import open_source
 from agentwatch.records.encoding import Record, decode
-from tests.unit.log_builder import MS, OTHER_SESSION, SECOND, SESSION, T0, LogBuilder
+from tests.unit.log_builder import BOOT0, MS, OTHER_SESSION, SECOND, SESSION, T0, LogBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -351,6 +351,60 @@ def test_gap_counts_only_for_the_window_and_scope_it_touches(config: Config, log
     ):
         _, reasons = ask(config, answers.sessions, table=Table(None, "x"), **conditions)
         assert len([r for r in reasons if "gap" in r]) == number, (conditions, reasons)
+
+
+def test_a_detached_probe_makes_answers_uncertain_until_it_is_attached_again(config: Config, log: LogBuilder) -> None:
+    def gaps(**conditions: Any) -> int:
+        log.write()
+        _, reasons = ask(config, answers.sessions, table=Table(None, "x"), **conditions)
+        return len([reason for reason in reasons if "gap" in reason])
+
+    log.observer_start()
+    log.add("probe_attach", own=False, reason="start", pins=["links/a", "links/b"])
+    log.add("probe_detach", own=False, pin="links/b", what="pin-deleted", capturing=True)
+    assert gaps() == 0
+    log.now_ns += SECOND
+    log.add("probe_detach", own=False, pin="links/a", what="link-detached", capturing=False, since=BOOT0 + SECOND // 2)
+    assert gaps() == 1
+    assert gaps(until=T0 + SECOND // 2) == 0
+    assert gaps(since=T0 + 100 * SECOND) == 1, "it goes on"
+    log.add("probe_attach", own=False, reason="restored", pins=["links/b"])
+    assert gaps(since=T0 + 100 * SECOND) == 1, "another one"
+    log.now_ns += SECOND
+    log.add("probe_attach", own=False, reason="restored", pins=["links/a"])
+    assert gaps() == 1
+    assert gaps(since=T0 + 2 * SECOND - MS) == 1
+    assert gaps(since=T0 + 3 * SECOND) == 0
+
+
+def test_an_upgrade_or_a_start_ends_what_was_detached_and_what_still_is_follows(
+    config: Config, log: LogBuilder
+) -> None:
+    later = {"since": T0 + 100 * SECOND, "table": Table(None, "x")}
+    for reason in ("start", "upgrade"):
+        for pin in ("links/a", "links/b"):
+            log.add("probe_detach", own=False, pin=pin, what="link-detached", capturing=False)
+        log.add("probe_attach", own=False, reason=reason, pins=[])
+        log.add("probe_detach", own=False, pin="links/a", what="link-detached", capturing=False)
+    log.write()
+    assert "1 gap (probe-detached)" in ask(config, answers.sessions, **later)[1]
+    log.add("gap", own=False, boot_id="another boot", cause="ring-full", count=1, bytes=None)
+    log.write()
+    assert ask(config, answers.sessions, **later)[1] == []
+
+
+def test_a_missed_canary_makes_answers_uncertain_until_one_is_seen(config: Config, log: LogBuilder) -> None:
+    later = {"since": T0 + 100 * SECOND, "table": Table(None, "x")}
+    log.add("canary_missed", own=False, missing=["exec"], interval=60, since=BOOT0)
+    log.write()
+    assert "1 gap (canary-missed)" in ask(config, answers.sessions, **later)[1]
+    log.add("canary_seen", own=False, interval=60)
+    log.write()
+    assert ask(config, answers.sessions, **later)[1] == []
+    log.add("canary_missed", own=False, missing=["exec"], interval=60, since=BOOT0)
+    log.observer_start(resumed=True)
+    log.write()
+    assert ask(config, answers.sessions, **later)[1] == []
 
 
 def test_open_opaque_flow_lasts_as_long_as_its_session(config: Config, log: LogBuilder) -> None:
