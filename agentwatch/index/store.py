@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentwatch.config import Config
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of schema.sql or of what is derived; another version in a file means: build it again."""
 FILE_NAME = "index.db"
 LOCK_NAME = "index.lock"
