@@ -111,7 +111,8 @@ def by_message(flow: Flow, message: Delegated) -> Fields | None:
 def by_exec(record: Fields, host: str) -> Fields | None:
     """Return what a program asks others to do, from the fields of its ``exec`` record; ``host``: this host's name."""
     argv = [word for word in record["argv"] if isinstance(word, str)]
-    asked = programs.asked((record["exe"], record["filename"], *argv[:1]), argv[1:], host)
+    script = argv.index(record["filename"]) if record["filename"] in argv else 0  # behind its interpreter
+    asked = programs.asked((record["exe"], record["filename"], *argv[:1]), argv[script + 1 :], host)
     if asked is None:
         return None
     channel, operation = asked
