@@ -20,7 +20,8 @@ MAX_AUTH_BYTES = 16 * 1024
 """Of an authentication: the bus itself allows no more."""
 MAX_CALLS = 64
 """Distinct other calls of a connection that are told."""
-_BEGIN = re.compile(rb"^BEGIN(?:[ \t][^\r\n]*)?\r\n", re.MULTILINE)
+_BEGIN = re.compile(rb"\r\nBEGIN(?:\r\n|[ \t])")
+"""Where messages begin: one service takes words behind it, another does not, and no client sends any."""
 
 
 class DbusDecoder:
@@ -79,6 +80,9 @@ class DbusDecoder:
             self._give_up(len(self._auth), at, out)
             return b""
         if begin is None:
+            return b""
+        if not begin[0].endswith(b"\n"):
+            self._give_up(len(self._auth), at, out)
             return b""
         rest = bytes(self._auth[end:])
         self._auth = None

@@ -28,10 +28,11 @@ _LINE_END = b"\n"
 class Head(NamedTuple):
     """The first lines of a message. ``offset`` is where it begins in the stream; header names are in lower case.
 
-    A request has ``method`` and ``target``, a response ``status``; the others are empty or 0.
+    A request has ``method`` and ``target``, a response ``status``; the others are empty or 0. ``minor``: of HTTP/1.x.
     """
 
     offset: int
+    minor: int
     method: bytes
     target: bytes
     status: int
@@ -64,7 +65,8 @@ def request_body(head: Head) -> int | None:
     """Return the length of a request's body, or CHUNKED; None where that is not clear."""
     coding = head.all(b"transfer-encoding")
     if coding:
-        return CHUNKED if coding[-1] == b"chunked" else None
+        # Of HTTP/1.0 some servers ignore it: then the body would be the next request.
+        return CHUNKED if coding == [b"chunked"] and head.minor else None
     return _content_length(head, 0)
 
 
@@ -271,7 +273,7 @@ def _parse(lines: list[bytes], offset: int) -> Head | None:
             return None
         headers.append((name.strip().lower(), value.strip()))
     if request is not None:
-        return Head(offset, request[1], request[2], 0, tuple(headers))
+        return Head(offset, int(request[3]), request[1], request[2], 0, tuple(headers))
     if status is not None:
-        return Head(offset, b"", b"", int(status[2]), tuple(headers))
+        return Head(offset, int(status[1]), b"", b"", int(status[2]), tuple(headers))
     return None

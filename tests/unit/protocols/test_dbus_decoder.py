@@ -202,6 +202,18 @@ def test_what_is_no_message_is_opaque(data: bytes) -> None:
     assert decode(data, b"more") == [Opaque("not-understood", AT, (len(data) + 4, 0))]
 
 
+@pytest.mark.parametrize("line", [b"DATA x\nBEGIN", b"DATA x\nBEGIN y", b"XBEGIN"])
+def test_messages_begin_where_the_bus_lets_them_begin(line: bytes) -> None:
+    start = transient("x.service", exec_property("ExecStart", ("/bin/a",)))
+    found = run([(OUT, b"\0AUTH EXTERNAL 30\r\n" + line + b"\r\nBEGIN\r\n" + start)], DbusDecoder())
+    assert [m.command for m in delegated(found)] == [(b"/bin/a",)]
+
+
+def test_an_end_of_the_authentication_that_not_every_bus_takes_for_one_is_opaque() -> None:
+    found = run([(OUT, b"\0AUTH EXTERNAL 30\r\nBEGIN x\r\n" + transient("x.service"))], DbusDecoder())
+    assert [type(m) for m in found] == [Opaque]
+
+
 def test_an_authentication_without_end_is_opaque() -> None:
     found = run([(OUT, b"\0AUTH " + b"x" * MAX_AUTH_BYTES)], DbusDecoder())
     assert [type(m) for m in found] == [Opaque]

@@ -193,6 +193,7 @@ def test_more_paths_than_the_limit_are_declared_once_and_changes_go_on() -> None
         b"POST /x HTTP/1.1\r\nContent-Length: 1, 2\r\n\r\n",
         b"POST /x HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST /x HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"POST /x HTTP/1.1\r\nno colon\r\n\r\n",
         b"POST /x HTTP/1.1\r\nLong: " + b"x" * MAX_HEAD_BYTES,
