@@ -81,17 +81,21 @@ def _host(address: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
 
 def by_connect(connect: Fields) -> Fields | None:
     """Return what a connect opens, from the fields of its record; None if that is no channel."""
-    peer = connect["peer"]
-    channel = channel_of_path(peer)
-    if connect["transport"] == "tcp" and on_this_host(peer, connect["local"]):
-        channel = _PORTS.get(int(peer.rpartition(":")[2]))
+    peer, local = connect["peer"], connect["local"]
+    channel = _channel_of(connect["transport"], peer, local)
     return None if channel is None else _noticed("connect", channel, peer, connect["connection"])
 
 
-def by_socket(peer: str | None, connection: str) -> Fields | None:
-    """Return what a Unix socket opens that the process did not connect itself, once it is used."""
-    channel = channel_of_path(peer)
+def by_use(transport: str, peer: str | None, local: str | None, connection: str) -> Fields | None:
+    """Return what a socket opens that the process did not connect itself, once it is used."""
+    channel = _channel_of(transport, peer, local)
     return None if channel is None else _noticed("use", channel, peer, connection)
+
+
+def _channel_of(transport: str, peer: str | None, local: str | None) -> str | None:
+    if transport == "tcp" and peer is not None and on_this_host(peer, local):
+        return _PORTS.get(int(peer.rpartition(":")[2]))
+    return channel_of_path(peer)
 
 
 def by_message(flow: Flow, message: Delegated) -> Fields | None:

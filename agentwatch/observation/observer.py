@@ -180,6 +180,8 @@ class Observer:
         flow = self.flows.outside(e.connect)
         fields = {"technique": make.SOCKET_FROM_OUTSIDE} | make.place(flow)
         records.append(self.envelope_of("divergence", e.h.boottime, session) | self._process(e.h) | fields)
+        used = delegation.by_use(flow.transport, flow.peer, flow.local, flow.connection)
+        self._delegated(e, used, session, records)
 
     def _on_divergence(self, _position: int, e: abi.Divergence, records: list[Record]) -> None:
         session = self._session_of(e.h.cgroup, e.h.boottime, records)
@@ -202,7 +204,7 @@ class Observer:
     def _on_unix_open(self, _position: int, e: abi.UnixOpen, records: list[Record]) -> None:
         session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
         peer = self.flows.unix_open(e)
-        self._delegated(e, delegation.by_socket(peer, make.connection("unix", e.inode)), session, records)
+        self._delegated(e, delegation.by_use("unix", peer, None, make.connection("unix", e.inode)), session, records)
 
     def _on_unix(self, _position: int, e: abi.Unix, records: list[Record]) -> None:
         flow, items = self.flows.unix(e)

@@ -120,19 +120,20 @@ def test_a_program_is_known_by_its_file_whatever_it_calls_itself() -> None:
 
 def test_what_is_opened_is_told_once_and_what_is_asked_each_time() -> None:
     told = Told()
-    flow = Flow("unix-1", "unix", "unix:/run/user/0/bus", None, started=0)
+    flow = Flow("unix-1", "unix", "unix:/run/user/0/bus", started=0)
     asked = delegation.by_message(flow, Delegated("dbus", "StartUnit", (b"a", b"\xff"), {}, 1, 0))
     assert asked is not None
     assert (asked["channel"], asked["command"]) == ("dbus-user", ["a", b"\xff"])
     assert [told.is_new(asked), told.is_new(asked)] == [True, True]
-    used = delegation.by_socket(flow.peer, flow.connection)
+    used = delegation.by_use("unix", flow.peer, None, flow.connection)
     assert [told.is_new(used), told.is_new(used), told.is_new(None)] == [True, False, False]
     assert not pickle.loads(pickle.dumps(told)).is_new(used)  # noqa: S301 - our own bytes
 
 
 def test_ssh_to_another_host_is_not_on_behalf_of_anybody_here() -> None:
     login = Delegated("ssh", "login", None, {}, 1, 0)
-    here = Flow("tcp-1", "tcp", "192.0.2.1:2222", "192.0.2.1:999", started=0)
-    there = Flow("tcp-2", "tcp", "192.0.2.2:2222", "192.0.2.1:999", started=0)
+    here = Flow("tcp-1", "tcp", "192.0.2.1:2222", started=0)
+    there = Flow("tcp-2", "tcp", "192.0.2.2:2222", started=0)
+    here.local = there.local = "192.0.2.1:999"
     assert delegation.by_message(here, login) is not None
     assert delegation.by_message(there, login) is None
