@@ -32,6 +32,11 @@ def delegations(watch: Watch, run: Run) -> list[Record]:
     return [record for record in watch.records("delegation") if record["session"] == run.session]
 
 
+def opaque(watch: Watch, run: Run) -> list[Record]:
+    """Return what is told of bytes that nobody read; the recorder tells it a moment after the connection ended."""
+    return [record for record in watch.records("opaque") if record.get("session") == run.session]
+
+
 def said(found: list[Record]) -> list[Record]:
     """Return what was noticed by its words, without the calls that are like any other."""
     return [record for record in found if record["noticed"] == "message" and record["operation"] != "call"]
@@ -158,7 +163,7 @@ def test_the_docker_client_is_read(watch: Watch, folder: Path) -> None:
         (["/bin/echo", f"{marker} again"], 201)
     ]
     assert [r["detail"]["status"] for r in found if r["operation"] == "exec_start"] == [101]
-    (rest,) = [r for r in watch.records("opaque") if r["session"] == exec_run.session and r["final"]]
+    (rest,) = until("the rest is declared", lambda: [r for r in opaque(watch, exec_run) if r["final"]])
     assert (rest["reason"], rest["peer"]) == ("upgraded", f"unix:{path}")
     # What the server got, in its order, is what is recorded; what only reads is told once.
     changes = [(one.method, one.path) for one in server.asked if one.method == "POST"]
@@ -181,7 +186,7 @@ def test_requests_by_curl_are_read(watch: Watch, folder: Path, transport: str) -
     (created,) = said(delegations(watch, run))
     assert (created["channel"], created["operation"], created["command"]) == ("docker", "create", ["/bin/echo", "x"])
     assert created["detail"]["status"] == 201
-    assert not [r for r in watch.records("opaque") if r["session"] == run.session]
+    assert not opaque(watch, run)
 
 
 @needs("at", "crontab")
@@ -223,8 +228,8 @@ def test_ssh_to_this_host_is_noticed_whatever_the_client_is_called(watch: Watch,
     (login,) = delegations(watch, copied)
     assert (login["channel"], login["noticed"], login["operation"]) == ("ssh", "message", "login")
     assert (login["peer"], login["exe"]) == (f"127.0.0.1:{server.port}", str(other))
-    opaque = [r for r in watch.records("opaque") if r["session"] == copied.session]
-    assert {r["reason"] for r in opaque} == {"ssh"}
+    found_opaque = until("the rest is declared", lambda: opaque(watch, copied))
+    assert {r["reason"] for r in found_opaque} == {"ssh"}
 
 
 @needs("tmux")
