@@ -16,7 +16,10 @@ BIN := $(VENV)/bin
 
 # bcc compiles the probes; libbpf reads their ring; the rest is for the demo and the tests.
 APT_RUN := ca-certificates libbpf1 python3 python3-bpfcc python3-venv
-APT_TRY := gcc libc6-dev openssl passwd postgresql strace util-linux
+APT_TRY := at cron curl dbus gcc libc6-dev openssh-client openssh-server openssl passwd postgresql strace systemd util-linux
+# Of these, daemons that tests start by themselves: installing them must not start them, now or at the next boot.
+DAEMONS := at:atd cron:cron openssh-server:ssh
+POLICY := /usr/sbin/policy-rc.d
 CLUSTER_CONF := /etc/postgresql-common/createcluster.d/agentwatch-setup.conf
 
 # The venv is right for one content of pyproject.toml at one place.
@@ -42,15 +45,25 @@ apt:
 	done; \
 	[ $${#missing[@]} -gt 0 ] || exit 0; \
 	echo "installing $${missing[*]}"; \
-	guard=; \
+	units=(); \
+	for daemon in $(DAEMONS); do \
+	  [[ " $${missing[*]} " != *" $${daemon%%:*} "* ]] || units+=("$${daemon#*:}.service"); \
+	done; \
+	policy=; guard=; \
+	trap '[ -z "$$guard$$policy" ] || $(SUDO) rm -f $$guard $$policy' EXIT; \
+	if [ $${#units[@]} -gt 0 ] && [ ! -e $(POLICY) ]; then \
+	  policy=$(POLICY); \
+	  printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee "$$policy" >/dev/null; \
+	  $(SUDO) chmod 755 "$$policy"; \
+	fi; \
 	if [[ " $${missing[*]} " == *" postgresql "* ]] && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then \
 	  guard=$(CLUSTER_CONF); \
 	  $(SUDO) mkdir -p "$${guard%/*}"; \
 	  echo 'create_main_cluster = false' | $(SUDO) tee "$$guard" >/dev/null; \
-	  trap '$(SUDO) rm -f "$$guard"' EXIT; \
 	fi; \
 	$(SUDO) apt-get update -q; \
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
+	[ $${#units[@]} -eq 0 ] || $(SUDO) systemctl disable -q "$${units[@]}"
 
 $(STAMP): pyproject.toml | apt
 	$(PYTHON) -m venv --system-site-packages $(VENV)

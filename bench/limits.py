@@ -39,7 +39,7 @@ class Rate(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """Payload that nobody reads: how long it took outside and inside (medians), and the ring bytes of one run inside."""
+    """Payload that nobody reads: seconds outside and inside (medians), and ring bytes of a run inside."""
 
     bytes: int
     outside: float

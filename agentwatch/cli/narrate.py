@@ -115,6 +115,19 @@ def _opaque(record: Record) -> str:
     )
 
 
+def _delegation(record: Record) -> str:
+    detail = record.get("detail")
+    told = [_text(detail[key]) for key in _ABOUT if detail.get(key)] if isinstance(detail, dict) else []
+    parts = [_text(record.get("channel") or "?"), _text(record.get("operation") or "opened"), *told]
+    command = command_line(record.get("command"))
+    peer = "" if record.get("peer") is None else f" ({_text(record['peer'])})"
+    return f"{' '.join(parts)}{f': {command}' if command else ''}{peer}"
+
+
+_ABOUT = ("unit", "image", "container", "exec", "destination", "member")
+"""Details of a delegation that its line tells."""
+
+
 def _gap(record: Record) -> str:
     parts = [_text(record.get("cause") or "?")]
     parts += [f"{record[key]} {word}" for key, word in (("count", "events"), ("bytes", "bytes")) if record.get(key)]
@@ -139,6 +152,7 @@ _TOLD: dict[str, Callable[[Record], str]] = {
     "connect": _connect,
     "statement": _statement,
     "opaque": _opaque,
+    "delegation": _delegation,
     "gap": _gap,
     "cgroup_move": _cgroup_move,
 }

@@ -28,9 +28,9 @@ NO = 1
 CANNOT_SAY = 3
 
 EXIT_STATUS = """\
-Exit status: 0 yes, there are rows. 1 no. 3 cannot say: there are no rows, but the window holds gaps, opaque flows or
-statements that could not be read, or the index is behind the log; stderr has the reasons. With rows the status is
-0 and stderr still says why there may be more. 2 usage; errors as in `agentwatch --help`.
+Exit status: 0 yes, there are rows. 1 no. 3 cannot say: there are no rows, but the window holds gaps, opaque flows,
+statements that could not be read or requests to daemons, or the index is behind the log; stderr has the reasons. With
+rows the status is 0 and stderr still says why there may be more. 2 usage; errors as in `agentwatch --help`.
 
 Times: a duration before now (30s, 10m, 1h, 2d, 1w, 1h30m), now, today, yesterday, or ISO 8601, in local time where no
 zone is given. --since is in the window, --until is not. In JSON, times are RFC 3339 in UTC with nine decimals: they

@@ -112,6 +112,7 @@ _COLOURS = {
     "connect": "blue",
     "gap": "red",
     "opaque": "magenta",
+    "delegation": "magenta",
     "cgroup_move": "red",
     "divergence": "red",
 }

@@ -33,7 +33,8 @@ Exit status: 0 done; 66 no such session; errors as in `agentwatch --help`.
 def command(config: Config, /, *, session: str, with_statements: bool, as_json: bool) -> None:
     """Show SESSION (its id, or a beginning that only it has).
 
-    Who, when, its processes as a tree, its connections, the tables it touched, and what is missing.
+    Who, when, its processes as a tree, its connections, the tables it touched, what it had daemons do, and what
+    is missing.
     """
     with opened(config) as source:
         uuid = answers.resolve_session(source, session)
@@ -58,6 +59,7 @@ def _print(row: dict[str, Any]) -> None:
     _section("Connections", [_connection(connection) for connection in row["connected"]])
     _section("Tables", cells.table_names(row))
     _section("Moved and passed on", [narrate.headline(event) for event in row["moved"]])
+    _section("Delegated", [narrate.headline(event) for event in row["delegated"]])
     opaque = [c for c in row["connected"] if c["opaque"]]
     _section(
         "Missing",

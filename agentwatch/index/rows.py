@@ -205,6 +205,13 @@ class Batch:
             ),
         )
 
+    def _delegation(self, seq: int, time: int, session: int | None, record: Record) -> None:
+        self._connection(time, session, record)
+        self._db.execute(
+            "INSERT INTO delegation VALUES (?, ?, ?, ?, ?)",
+            (seq, time, session, text(record, "channel") or "unknown", text(record, "operation")),
+        )
+
     def _gap(self, seq: int, time: int, session: int | None, record: Record) -> None:
         self._db.execute(
             "INSERT INTO gap VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -303,6 +310,7 @@ class Batch:
         "request": _request,
         "statement": _statement,
         "opaque": _opaque,
+        "delegation": _delegation,
         "gap": _gap,
         "observer_start": _observer_start,
         "probe_attach": _probe_attach,

@@ -157,3 +157,13 @@ CREATE TABLE opaque (
     final INTEGER NOT NULL
 );
 CREATE INDEX opaque_session ON opaque (session);
+
+-- What a session asked daemons to do: what comes of it is recorded in no session.
+CREATE TABLE delegation (
+    seq INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    session INTEGER,
+    channel TEXT NOT NULL,
+    operation TEXT -- null: a connection to the daemon, and nothing more is known
+);
+CREATE INDEX delegation_session ON delegation (session);

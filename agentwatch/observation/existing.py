@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agentwatch.identity import cgroups, processes, sockets
 from agentwatch.identity.processes import Process
-from agentwatch.observation import make
+from agentwatch.observation import delegation, make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,12 @@ def describe(observer: Observer, config: Config, loaded: Loaded) -> Iterator[Rec
             yield observer.envelope_of("exec", p.started, session) | _exec(p)
         for s in sockets.existing([p.pid for p in found]):
             if s.peer is not None:
-                yield observer.envelope_of("connect", session.started, session) | _connect(s)
+                fields = _connect(s)
+                yield observer.envelope_of("connect", session.started, session) | fields
+                opened = delegation.by_connect(fields)
+                if opened is not None and observer.told.is_new(opened):
+                    more = {"pid": s.pid, "preexisting": True}
+                    yield observer.envelope_of("delegation", session.started, session) | more | opened
 
 
 def _members(directory: Path) -> list[int]:

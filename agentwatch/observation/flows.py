@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.kernel import abi
-from agentwatch.observation import make
+from agentwatch.observation import delegation, make
 from agentwatch.protocols.base import Direction, Skipped
 from agentwatch.streams.flow import Author, Flow, Interest, Segment
 
@@ -67,12 +67,16 @@ class FlowTable:
             flow = self._flows.get(("unix", e.inode, b"", 0))
             if flow is not None:
                 flow.peer = peer
+                flow.container_daemon = delegation.speaks_docker(peer)
 
-    def unix_open(self, e: abi.UnixOpen) -> None:
-        """Take note of a Unix socket that was met for the first time."""
+    def unix_open(self, e: abi.UnixOpen) -> str | None:
+        """Take note of a Unix socket that was met for the first time; return its peer if no connect told it before."""
         known = self._unix_names.get(e.inode)
-        if known is None:
-            self._name(e.inode, make.unix_peer(e.path) if e.path else None, seen=False)
+        if known is not None:
+            return None
+        peer = make.unix_peer(e.path) if e.path else None
+        self._name(e.inode, peer, seen=False)
+        return peer
 
     def outside(self, e: abi.Connect) -> Flow:
         """Take note of an IP socket whose packets are not seen."""
@@ -171,6 +175,7 @@ class FlowTable:
         flow = Flow(make.connection(kind, key[1]), kind, peer, started=h.boottime, seen_by=seen_by)
         flow.cgroup = h.cgroup
         flow.joined = not seen
+        flow.container_daemon = delegation.speaks_docker(peer)
         return self._add(key, flow)
 
     @staticmethod

@@ -13,7 +13,8 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from agentwatch.kernel.abi import Flag, Technique
-from agentwatch.protocols.base import Direction, Opened, Request, Statement
+from agentwatch.observation import delegation
+from agentwatch.protocols.base import Delegated, Direction, Omitted, Opened, Request, Statement
 from agentwatch.records.encoding import text
 from agentwatch.streams.flow import Missing
 
@@ -252,6 +253,12 @@ def item(flow: Flow, made: Item) -> tuple[str, int | None, Author | None, Fields
     if type(message) is Request:
         fields = {"operation": message.operation, **_where(flow), "attributes": message.attributes}
         return "request", message.sent_at, made.author, fields
+    if type(message) is Delegated:
+        delegated = delegation.by_message(flow, message)
+        return None if delegated is None else ("delegation", message.sent_at, made.author, delegated)
+    if type(message) is Omitted:
+        gap = {"cause": "limit", "count": None, "bytes": None, **_where(flow), "detail": f"more {message.what}"}
+        return "gap", message.sent_at, made.author, gap
     assert type(message) is Opened  # noqa: S101 -- the union is complete
     return None
 

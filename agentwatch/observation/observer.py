@@ -8,6 +8,7 @@ restart skip those that are in the log already.
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agentwatch.identity.processes import Process, ProcessTable
 from agentwatch.identity.tracker import Session, Tracker
 from agentwatch.kernel import abi
-from agentwatch.observation import clock, make
+from agentwatch.observation import clock, delegation, make
 from agentwatch.observation.flows import FlowTable
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Observer:
         self.tracker = Tracker(config)
         self.processes = ProcessTable()
         self.flows = FlowTable()
+        self.told = delegation.Told()
         self.host = host
         self.boot_id = boot_id
         self.clock_offset = clock.offset()
@@ -137,7 +139,12 @@ class Observer:
 
     def _record_exec(self, e: abi.Exec, args: bytes, exec_id: int, records: list[Record]) -> None:
         session = self._session_of(e.h.cgroup, e.h.boottime, records)
-        records.append(self.envelope_of("exec", e.h.boottime, session) | make.exec_(e, args, exec_id))
+        fields = make.exec_(e, args, exec_id)
+        records.append(self.envelope_of("exec", e.h.boottime, session) | fields)
+        delegated = delegation.by_exec(fields, self.host)
+        if delegated is not None:
+            process = self._process(e.h)
+            records.append(self.envelope_of("delegation", e.h.boottime, session) | process | delegated)
 
     def _on_exec_failed(self, _position: int, e: abi.ExecFailed, records: list[Record]) -> None:
         session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
@@ -166,12 +173,22 @@ class Observer:
         fields = make.connect(e)
         records.append(self.envelope_of("connect", e.h.boottime, session) | self._process(e.h) | fields)
         self.flows.connected(e, fields["connection"], fields["peer"])
+        if fields["errno"] in (0, errno.EINPROGRESS):
+            self._delegated(e, delegation.by_connect(fields), session, records)
+
+    def _delegated(
+        self, e: abi.Event, fields: dict[str, Any] | None, session: Session | None, records: list[Record]
+    ) -> None:
+        if fields is not None and self.told.is_new(fields):
+            records.append(self.envelope_of("delegation", e.h.boottime, session) | self._process(e.h) | fields)
 
     def _on_outside(self, _position: int, e: abi.Outside, records: list[Record]) -> None:
         session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
         flow = self.flows.outside(e.connect)
         fields = {"technique": make.SOCKET_FROM_OUTSIDE} | make.place(flow)
         records.append(self.envelope_of("divergence", e.h.boottime, session) | self._process(e.h) | fields)
+        used = delegation.by_use(flow.transport, flow.peer, flow.local, flow.connection)
+        self._delegated(e, used, session, records)
 
     def _on_divergence(self, _position: int, e: abi.Divergence, records: list[Record]) -> None:
         session = self._session_of(e.h.cgroup, e.h.boottime, records)
@@ -192,8 +209,9 @@ class Observer:
         self.flows.released(e.cookie, e.h.boottime)
 
     def _on_unix_open(self, _position: int, e: abi.UnixOpen, records: list[Record]) -> None:
-        self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
-        self.flows.unix_open(e)
+        session = self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+        peer = self.flows.unix_open(e)
+        self._delegated(e, delegation.by_use("unix", peer, None, make.connection("unix", e.inode)), session, records)
 
     def _on_unix(self, _position: int, e: abi.Unix, records: list[Record]) -> None:
         flow, items = self.flows.unix(e)
@@ -221,6 +239,8 @@ class Observer:
             if made is None:
                 continue
             kind, when, author, fields = made
+            if kind == "delegation" and not self.told.is_new(fields):
+                continue
             process = {} if author is None else self._author(author.tgid, author.tid)
             records.append(self.envelope_of(kind, when or at, session) | process | fields)
 

@@ -106,17 +106,45 @@ class Request(NamedTuple):
     attributes: dict[str, str | int | bool]
 
 
+Detail = str | int | bool | list[str]
+
+
+class Delegated(NamedTuple):
+    """A daemon was asked to do something, perhaps to run a program: what comes of it is the daemon's child.
+
+    ``channel`` is the kind of daemon as far as the protocol tells it (``dbus``, ``machined``, ``docker``, ``podman``,
+    ``ssh``), ``command`` the words to be executed, None where none are named.
+    """
+
+    channel: str
+    operation: str
+    command: tuple[bytes, ...] | None
+    detail: dict[str, Detail]
+    sent_at: Instant
+    offset: int
+
+
+class Omitted(NamedTuple):
+    """A limit is reached: things like ``what`` are understood from here on, but not returned."""
+
+    what: str
+    sent_at: Instant
+    offset: int
+
+
 class Opaque(NamedTuple):
     """From here on the decoder cannot read this connection, and why (``tls``, ``gssenc``, ``not-understood``).
 
-    Bytes that arrive later are counted by the caller; the decoder ignores them.
+    Bytes that arrive later are counted by the caller; the decoder ignores them. ``undecoded``: bytes out and in that
+    the decoder was given already and did not read.
     """
 
     reason: str
     at: Instant
+    undecoded: tuple[int, int] = (0, 0)
 
 
-Message = Statement | Opened | Request | Opaque
+Message = Statement | Opened | Request | Delegated | Omitted | Opaque
 
 
 class Decoder(Protocol):

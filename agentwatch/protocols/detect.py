@@ -1,13 +1,13 @@
 """Which protocol a connection speaks, by the first bytes of it and never by its port.
 
 In: the first bytes that the watched process sent and those that it received. Out: a ``Detection``: the name of a
-decoder, ``TLS``, ``UNKNOWN``, or ``NEED_MORE`` while the bytes would still fit. ``NEED_MORE`` is never the answer
-once ``ENOUGH_BYTES`` were sent.
+decoder, ``TLS``, ``SSH``, ``UNKNOWN``, or ``NEED_MORE`` while the bytes would still fit. ``NEED_MORE`` is never the
+answer once ``ENOUGH_BYTES`` were sent.
 """
 
 from __future__ import annotations
 
-from agentwatch.protocols import postgres_startup
+from agentwatch.protocols import dbus_frames, docker_requests, postgres_startup
 from agentwatch.protocols.postgres_frames import Reading, read_headers
 
 Detection = str
@@ -16,15 +16,23 @@ NEED_MORE: Detection = "need-more"
 TLS: Detection = "tls"
 UNKNOWN: Detection = "unknown"
 POSTGRESQL: Detection = "postgresql"
+DBUS: Detection = "dbus"
+DOCKER: Detection = "docker"
+SSH: Detection = "ssh"
 
 ENOUGH_BYTES = 16 * 1024
 """With so many bytes there is always an answer: a joined connection may begin with one long message."""
 _TLS_RECORD_BYTES = 6
 _CLIENT_HELLO = 1
+_DBUS_BEGINS = (b"\0AUTH ", b"\0AUTH\r\n")
+_SSH_BEGINS = (b"SSH-2.0-", b"SSH-1.99-")
 
 
-def detect(out: bytes, in_: bytes, *, joined: bool) -> Detection:
+def detect(out: bytes, in_: bytes, *, joined: bool, docker: bool = False) -> Detection:
     """Tell the protocol of a connection by its first bytes; ``joined`` if they are not its beginning.
+
+    ``docker``: the peer is the socket of a container daemon, where any HTTP request is one to its API; elsewhere only
+    one whose path says so.
 
     A joined connection is PostgreSQL's if its first bytes are a message of a client (type, sane length, and what it
     must hold), or several headers in a row, or where nothing was sent yet, messages of a server.
@@ -33,7 +41,30 @@ def detect(out: bytes, in_: bytes, *, joined: bool) -> Detection:
         return NEED_MORE
     if out and (tls := _tls(out)) != UNKNOWN:
         return tls
+    if out and (other := _by_beginning(out, joined=joined, docker=docker)) != UNKNOWN:
+        return other
     return _joined(out, in_) if joined else _startup(out)
+
+
+def _by_beginning(out: bytes, *, joined: bool, docker: bool) -> Detection:
+    found = [_begins(out, _DBUS_BEGINS, DBUS), _begins(out, _SSH_BEGINS, SSH)]
+    http = docker_requests.begins_with_request(out, any_path=docker)
+    found.append(NEED_MORE if http is None else DOCKER if http else UNKNOWN)
+    if joined:
+        message = dbus_frames.looks_like_message(out)
+        found.append(NEED_MORE if message is None else DBUS if message else UNKNOWN)
+    for one in found:
+        if one not in (UNKNOWN, NEED_MORE):
+            return one
+    if NEED_MORE in found and (not joined or len(out) < ENOUGH_BYTES):
+        return NEED_MORE
+    return UNKNOWN
+
+
+def _begins(out: bytes, beginnings: tuple[bytes, ...], detection: Detection) -> Detection:
+    if out.startswith(beginnings):
+        return detection
+    return NEED_MORE if any(one.startswith(out) for one in beginnings) else UNKNOWN
 
 
 def _tls(out: bytes) -> Detection:

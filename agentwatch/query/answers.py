@@ -72,7 +72,7 @@ def commands(source: Source, wanted: Filter) -> Answer:
     """Answer which programs were executed, or were tried, in the log's order. The text is sought in the arguments."""
     return Answer(
         _commands(source, wanted),
-        doubts.reasons(source, wanted, about_statements=wanted.about_statements),
+        doubts.reasons(source, wanted, about_statements=wanted.about_statements, about_programs=True),
         doubts.beginning(source.db, wanted),
     )
 

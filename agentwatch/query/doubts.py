@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from agentwatch.query.source import Coverage, Source
 
 MAX_NAMED = 3
-"""Peers or causes that a line names; the rest is counted."""
+"""Peers or operations that a line names; the rest is counted."""
 
 
-def reasons(source: Source, wanted: Filter, *, about_statements: bool, by_session: bool = False) -> list[str]:
+def reasons(
+    source: Source, wanted: Filter, *, about_statements: bool, about_programs: bool = False, by_session: bool = False
+) -> list[str]:
     """Return every reason why there may be more than the index shows for this question.
 
-    ``about_statements``: a statement that nobody could read would change the answer. ``by_session``: so would one
-    that belongs to no known session.
+    ``about_statements``: a statement that nobody could read would change the answer. ``about_programs``: so would a
+    program. ``by_session``: so would a statement that belongs to no known session.
     """
     found = [*coverage(source.coverage), *_gaps(source.db, wanted)]
+    if about_statements or about_programs:
+        found += _delegations(source.db, wanted)
     if about_statements:
         found += _opaque(source.db, wanted)
         found += _doubtful_statements(source.db, wanted, by_session=by_session)
@@ -88,12 +92,32 @@ def _opaque(db: sqlite3.Connection, wanted: Filter) -> list[str]:
     ]
 
 
+def _delegations(db: sqlite3.Connection, wanted: Filter) -> list[str]:
+    where = Where()
+    if wanted.since is not None:
+        # What a daemon was asked for may go on; how long, nobody can tell, so it counts while the session lasts.
+        lasting = "(SELECT ended IS NULL OR ended >= ? FROM session WHERE id = delegation.session)"
+        where.add(f"(time >= ? OR {lasting})", wanted.since, wanted.since)
+    if wanted.until is not None:
+        where.add("time < ?", wanted.until)
+    where.scope("session", wanted)
+    query = select("channel, count(*), json_group_array(DISTINCT operation)", "delegation", where)
+    return [
+        f"{number} {_plural(number, 'delegation')} to {channel}, whose doings are in no session"
+        f" ({_some(json.loads(operations)) or 'what was asked is not known'})"
+        for channel, number, operations in db.execute(f"{query.sql} GROUP BY channel ORDER BY 2 DESC, 1", query.values)
+    ]
+
+
 def _peers(found: list[str | None]) -> str:
-    peers = sorted(peer for peer in found if peer is not None)
-    if not peers:
-        return ""
-    more = f" and {len(peers) - MAX_NAMED} more" if len(peers) > MAX_NAMED else ""
-    return f", {' '.join(peers[:MAX_NAMED])}{more}"
+    named = _some(found)
+    return f", {named}" if named else ""
+
+
+def _some(found: list[str | None]) -> str:
+    names = sorted(name for name in found if name is not None)
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{' '.join(names[:MAX_NAMED])}{more}"
 
 
 def _doubtful_statements(db: sqlite3.Connection, wanted: Filter, *, by_session: bool) -> list[str]:

@@ -73,6 +73,7 @@ def session_details(source: Source, number: int) -> Row:
             present.event(seq, record)
             for seq, record in (*records_of(source, number, "gap"), *_host_gaps(source, number).items())
         ],
+        "delegated": [present.event(seq, record) for seq, record in records_of(source, number, "delegation")],
         "moved": [
             present.event(seq, record)
             for seq, record in records_of(source, number, "cgroup_move", "scm_rights", "divergence")

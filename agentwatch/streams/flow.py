@@ -11,7 +11,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.protocols import detect
-from agentwatch.protocols.base import Direction, Opaque, Opened, Request, Skipped, Statement
+from agentwatch.protocols.base import Delegated, Direction, Omitted, Opaque, Opened, Request, Skipped, Statement
+from agentwatch.protocols.dbus import DbusDecoder
+from agentwatch.protocols.docker import DockerDecoder
 from agentwatch.protocols.postgres import PostgresDecoder
 from agentwatch.streams.tcp import Data, Gap, Reassembler, Run
 
@@ -37,7 +39,13 @@ MAX_WAITING_BYTES = 8 * 1024 * 1024
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK, TCP_URG = 1, 2, 4, 16, 32
 
 _MASK = 0xFFFF_FFFF
-DECODERS = {"postgresql": PostgresDecoder}
+DECODERS: dict[str, type[PostgresDecoder | DbusDecoder | DockerDecoder]] = {
+    detect.POSTGRESQL: PostgresDecoder,
+    detect.DBUS: DbusDecoder,
+    detect.DOCKER: DockerDecoder,
+}
+_UNREAD = {detect.TLS: "tls", detect.SSH: "ssh"}
+"""Protocols that are recognised and cannot be read, and the reason that is told."""
 
 
 class Author(NamedTuple):
@@ -60,7 +68,7 @@ class Segment(NamedTuple):
 class Said(NamedTuple):
     """A decoded message and who sent what it is about."""
 
-    message: Statement | Opened | Request
+    message: Statement | Opened | Request | Delegated | Omitted
     author: Author
 
 
@@ -112,6 +120,7 @@ class Flow:
         "cgroup",
         "closed",
         "connection",
+        "container_daemon",
         "detected",
         "joined",
         "local",
@@ -157,6 +166,8 @@ class Flow:
         self.reported: tuple[int, int] | None = None
         self.reported_at: Instant = 0
         self.joined = False
+        self.container_daemon = False
+        """Whether the peer is the socket of a daemon that speaks Docker's API."""
         self.released: Instant | None = None
         """When the application closed the socket."""
         self.closed = False
@@ -404,13 +415,17 @@ class Flow:
         joined = self.joined or (self._streams is not None and self._streams[0].joined)
         out = b"".join(data for direction, data, _ in self._chunks if direction is Direction.OUT)
         into = b"".join(data for direction, data, _ in self._chunks if direction is Direction.IN)
-        found = detect.detect(out, into, joined=joined)
+        found = detect.detect(out, into, joined=joined, docker=self.container_daemon)
         if found == detect.NEED_MORE:
             if self._kept > MAX_UNDECIDED_BYTES:
                 self._give_up("unknown-protocol")
             return
         if found not in DECODERS:
-            self._give_up("tls" if found == detect.TLS else "unknown-protocol")
+            if found == detect.SSH:
+                # Opaque, and a login of somebody who may run programs: whoever knows the peer tells whether it is here.
+                begun = Delegated("ssh", "login", None, {}, self._chunks[0][2], 0)
+                items.append(Said(begun, self._author_of(0)))
+            self._give_up(_UNREAD.get(found, "unknown-protocol"))
             return
         self.detected = found
         self._decoder = DECODERS[found](joined=joined)
@@ -432,6 +447,8 @@ class Flow:
         for message in messages:
             if type(message) is Opaque:
                 self._give_up(message.reason)
+                for direction, length in zip(Direction, message.undecoded, strict=True):
+                    self.bytes[direction] += length
             else:
                 offset = message.offset if not isinstance(message, Opened | Opaque) else 0
                 items.append(Said(message, self._author_of(offset)))  # type: ignore[arg-type] # not Opaque, see above

@@ -190,6 +190,23 @@ class LogBuilder:
             },
         )
 
+    def delegation(self, channel: str = "docker", operation: str | None = "create", **fields: Any) -> Record:
+        return self.add(
+            "delegation",
+            **{
+                "pid": 100,
+                "exe": "/usr/bin/docker",
+                "channel": channel,
+                "noticed": "message",
+                "operation": operation,
+                "command": ["/bin/echo", "two words"],
+                "peer": "unix:/run/docker.sock",
+                "connection": "c8",
+                "detail": {"image": "alpine", "status": 201},
+                **fields,
+            },
+        )
+
     def gap(self, *, own: bool = True, **fields: Any) -> Record:
         return self.add("gap", own=own, **{"cause": "tcp-hole", "count": None, "bytes": 77, **fields})
 

@@ -121,6 +121,7 @@ def test_replay_keeps_the_pace(agentwatch: Callable[..., Result], log: LogBuilde
 
 def test_show_puts_a_session_on_a_page(agentwatch: Callable[..., Result], told: LogBuilder) -> None:
     told.opaque()
+    told.delegation()
     told.write()
     result = agentwatch("show", SESSION)
     assert result.exit_code == 0
@@ -134,6 +135,7 @@ def test_show_puts_a_session_on_a_page(agentwatch: Callable[..., Result], told: 
     assert "tcp 127.0.0.1:5432 postgresql, 1 statements\n" in page
     assert "  orders(w)\n" in page
     assert "  gap ring-full, 4 events\n" in page
+    assert "  delegation docker create alpine: /bin/echo 'two words' (unix:/run/docker.sock)\n" in page
     assert "  opaque tls 203.0.113.5:443: 1000 out, 2000 in\n" in page
     assert "with status 7" in page
     assert "\n1 statements;" in page

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentwatch.protocols.detect import ENOUGH_BYTES, NEED_MORE, POSTGRESQL, TLS, UNKNOWN, detect
+from agentwatch.protocols.detect import DBUS, DOCKER, ENOUGH_BYTES, NEED_MORE, POSTGRESQL, SSH, TLS, UNKNOWN, detect
+from tests.unit.protocols.fix_delegation import call
 from tests.unit.protocols.fix_wire import (
     SYNC,
     bind,
@@ -28,8 +29,9 @@ POSTGRES = {
 }
 OTHERS = {
     "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "http with a path like Docker's": b"GET /images/logo.png HTTP/1.1\r\nHost: x\r\n\r\n",
+    "http with a version in its path": b"POST /v1.2/orders HTTP/1.1\r\nHost: x\r\n\r\n",
     "redis": b"*1\r\n$4\r\nPING\r\n",
-    "ssh": b"SSH-2.0-OpenSSH_9.2p1\r\n",
     "smtp": b"EHLO there\r\n",
     "mysql": b"\x20\0\0\1\x85\xa6\xff\x01" + bytes(28),
     "zeros": bytes(64),
@@ -82,3 +84,34 @@ def test_nothing_said_is_not_enough_and_much_said_is() -> None:
     begun = bind(b"x" * 100_000)
     assert detect(begun[:100], b"", joined=True) == NEED_MORE
     assert detect(begun[:ENOUGH_BYTES], b"", joined=True) != NEED_MORE
+
+
+DELEGATING = {
+    "D-Bus": (b"\0AUTH EXTERNAL 30\r\n", DBUS),
+    "D-Bus without a mechanism": (b"\0AUTH\r\n", DBUS),
+    "ssh": (b"SSH-2.0-OpenSSH_9.2p1\r\n", SSH),
+    "Docker": (b"HEAD /_ping HTTP/1.1\r\n", DOCKER),
+    "Docker with a version": (b"POST /v1.47/containers/create?name=x HTTP/1.1\r\n", DOCKER),
+    "Podman": (b"GET http://d/v4.0.0/libpod/info HTTP/1.1\r\n", DOCKER),
+}
+
+
+@pytest.mark.parametrize(("first", "protocol"), DELEGATING.values(), ids=DELEGATING.keys())
+@pytest.mark.parametrize("joined", [False, True])
+def test_channels_are_known_by_their_first_bytes(first: bytes, protocol: str, *, joined: bool) -> None:
+    assert detect(first, b"", joined=joined) == protocol
+    for length in range(len(first)):
+        assert detect(first[:length], b"", joined=joined) in (NEED_MORE, protocol)
+
+
+def test_any_request_to_a_container_daemon_is_one_to_its_api() -> None:
+    assert detect(b"GET /%69nfo HTTP/1.1\r\n", b"", joined=False, docker=True) == DOCKER
+    assert detect(b"\x01GET /", b"", joined=False, docker=True) == UNKNOWN
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_joined_bus_connection_is_known_by_a_message(order: str) -> None:
+    message = call("StartUnit", order=order)
+    assert detect(message, b"", joined=True) == DBUS
+    for length in range(len(message)):
+        assert detect(message[:length], b"", joined=True) in (NEED_MORE, DBUS)

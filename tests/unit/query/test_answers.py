@@ -419,6 +419,27 @@ def test_open_opaque_flow_lasts_as_long_as_its_session(config: Config, log: LogB
     assert ask(config, answers.sessions, table=Table(None, "x"))[1] != []
 
 
+def test_delegation_puts_programs_and_statements_in_doubt_but_not_a_list_of_sessions(
+    config: Config, log: LogBuilder
+) -> None:
+    log.start()
+    log.delegation()
+    log.delegation(operation="start")
+    log.delegation("at", None)
+    log.write()
+    docker = "2 delegations to docker, whose doings are in no session (create start)"
+    at = "1 delegation to at, whose doings are in no session (what was asked is not known)"
+    for question in (answers.commands, answers.statements):
+        assert ask(config, question)[1] == [docker, at]
+    assert ask(config, answers.sessions, table=Table(None, "x"))[1] == [docker, at]
+    assert ask(config, answers.sessions)[1] == []
+    assert ask(config, answers.commands, since=T0 + 100 * SECOND)[1] == [
+        docker,
+        at,
+    ]  # the session goes on
+    assert ask(config, answers.commands, until=T0)[1] == []
+
+
 def test_opaque_flow_does_not_put_a_list_of_programs_in_doubt(config: Config, log: LogBuilder) -> None:
     log.start()
     log.opaque()
