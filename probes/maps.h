@@ -128,7 +128,8 @@ struct flow {
 	u64 untold[2];
 	u64 told_at[2];
 	/* FLOW_ROWS, of what comes in: */
-	u32 next; /* sequence number of the next byte, if following */
+	u32 from; /* if following: everything from this sequence number on was told or is in the run, */
+	u32 next; /* up to this one */
 	u32 start; /* of the run; its bytes so far, and its messages */
 	u32 length;
 	u32 rows;

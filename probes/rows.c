@@ -143,6 +143,7 @@ static inline __attribute__((always_inline)) int search(struct __sk_buff *skb, s
 		row = row_at(skb, p, at);
 	}
 	w->at = at; /* the rows that were looked at are copied */
+	f->from = p->seq;
 	f->kind = 0;
 	f->partial_len = 0;
 	return 0;
@@ -176,9 +177,9 @@ static inline __attribute__((always_inline)) int is_body(struct packet *p, struc
 
 	if (!f->following || p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST))
 		return 0;
-	if (ahead + payload <= 0)
-		return 1;
-	if (!f->kind || f->partial_len || ahead < 0 || ahead + payload > f->rest)
+	if (ahead < 0)
+		return ahead + payload <= 0 && (s32)(p->seq - f->from) >= 0;
+	if (!f->kind || f->partial_len || ahead + payload > f->rest)
 		return 0;
 	f->next += ahead + payload;
 	f->length += ahead + payload;
@@ -253,6 +254,7 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 	f->next = next;
 	if (broken) {
 		f->following = is_ready(skb, p);
+		f->from = next;
 		if (f->following)
 			f->searches = SEARCHES;
 		f->rest = 0;
@@ -331,6 +333,13 @@ int on_rows(struct __sk_buff *skb)
 		if (is_body(&p, f)) {
 			tell_long_run(f, &a, &owner, cookie);
 			leave_flow(f);
+			return 1;
+		}
+		if (f->following && (s32)(p.seq - f->next) < 0) {
+			/* It came late, and following has begun behind it. */
+			leave_flow(f);
+			if (put_packet(skb, &p, &owner, &a, cookie, AW_IN))
+				return without_room(&a, p.payload);
 			return 1;
 		}
 		f->walker = (u64)skb;

@@ -214,6 +214,7 @@ static inline __attribute__((always_inline)) void note_boundary(struct __sk_buff
 	if (f->following)
 		f->searches = SEARCHES;
 	f->next = p->seq + p->payload;
+	f->from = f->next;
 	f->rest = 0;
 	f->partial_len = 0;
 	f->kind = 0;
