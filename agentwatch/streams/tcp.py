@@ -79,7 +79,7 @@ class Reassembler:
     first byte that was. ``closed``: the end of the stream was reached (FIN) or ``finish`` was called.
     """
 
-    __slots__ = ("_fin", "_held", "_held_bytes", "_seq", "closed", "joined", "offset")
+    __slots__ = ("_fin", "_held", "_held_bytes", "_runs", "_seq", "closed", "joined", "offset")
 
     def __init__(self) -> None:
         self.offset = 0
@@ -89,8 +89,12 @@ class Reassembler:
         self._fin: int | None = None  # offset at which the stream ends
         self._held: list[_Piece] = []  # sorted, disjoint, all beyond ``offset``
         self._held_bytes = 0
+        self._runs: dict[int, Skipped] = {}
+        """Runs among the held pieces, by their beginning."""
 
-    def segment(self, seq: int, data: bytes, length: int, *, syn: bool = False, fin: bool = False) -> list[Data | Gap]:
+    def segment(
+        self, seq: int, data: bytes, length: int, *, syn: bool = False, fin: bool = False
+    ) -> list[Data | Gap | Run]:
         """Take one segment; return what became deliverable.
 
         ``length`` is the payload's length on the wire; where ``data`` is shorter the rest becomes a gap.
@@ -115,23 +119,21 @@ class Reassembler:
         return self._place(start, start + length, data[:length], fin=fin)
 
     def skipped(self, seq: int, what: Skipped) -> list[Data | Gap | Run]:
-        """Take a run of bytes that was stepped over; one that is not the next in order is a gap."""
-        length = what.length
-        if seq != self._seq or self._overlaps(length):
-            return [*self.segment(seq, b"", length)] if length else []
-        offset = self.offset
-        self.offset = offset + length
-        self._seq = (seq + length) & _MASK
-        return [Run(length, offset, what), *self._advance(self.offset)]
+        """Take a run of bytes that was stepped over; if a part of it is known already, the rest is a gap."""
+        if not what.length:
+            return []
+        if self._seq != _UNKNOWN and len(self._runs) < MAX_HELD_PIECES:
+            self._runs[self.offset + self._ahead(seq)] = what
+        pieces = self.segment(seq, b"", what.length)
+        if not self._held:
+            self._runs.clear()
+        return pieces
 
     def is_behind(self, ack: int) -> bool:
         """Whether the peer acknowledged more than is known here."""
         return self._seq != _UNKNOWN and self._ahead(ack) > 0
 
-    def _overlaps(self, length: int) -> bool:
-        return bool(self._held) and self._held[0].start < self.offset + length
-
-    def acked(self, ack: int, *, syn: bool = False) -> list[Data | Gap]:
+    def acked(self, ack: int, *, syn: bool = False) -> list[Data | Gap | Run]:
         """Take note that the peer has everything below ``ack``; what was not seen of it is a gap.
 
         ``syn``: the segment with this acknowledgement was itself a SYN, so the stream begins at ``ack``.
@@ -151,7 +153,7 @@ class Reassembler:
                 below = min(below, self._fin)
         return self._advance(below)
 
-    def finish(self) -> list[Data | Gap]:
+    def finish(self) -> list[Data | Gap | Run]:
         """Take note that the connection ended; return what is still held, the holes before it as gaps."""
         end = max(self._held[-1].end if self._held else 0, self._fin or 0)
         result = self._advance(end)
@@ -178,7 +180,7 @@ class Reassembler:
         self._fin = None
         self.closed = False
 
-    def _place(self, start: int, end: int, data: bytes, *, fin: bool) -> list[Data | Gap]:
+    def _place(self, start: int, end: int, data: bytes, *, fin: bool) -> list[Data | Gap | Run]:
         if self._fin is not None and end > self._fin:
             self._reopen()
         if fin and end >= max(self.offset, self._held[-1].end if self._held else 0):
@@ -210,9 +212,9 @@ class Reassembler:
         self._held_bytes += _size(pieces) - _size(held[low:high])
         held[low:high] = pieces
 
-    def _advance(self, proven: int) -> list[Data | Gap]:
+    def _advance(self, proven: int) -> list[Data | Gap | Run]:
         """Deliver what is in order; holes below ``proven`` become gaps."""
-        result: list[Data | Gap] = []
+        result: list[Data | Gap | Run] = []
         held = self._held
         before = offset = self.offset
         taken = 0
@@ -222,7 +224,11 @@ class Reassembler:
                     break
                 _append_gap(result, start - offset, offset)
             if data is None:
-                _append_gap(result, end - start, start)
+                run = self._runs.pop(start, None)
+                if run is not None and run.length == end - start:
+                    result.append(Run(run.length, start, run))
+                else:
+                    _append_gap(result, end - start, start)
             else:
                 result.append(Data(data, start))
                 self._held_bytes -= end - start
@@ -254,7 +260,7 @@ def _cut(piece: _Piece, start: int, end: int) -> _Piece:
     return _Piece(start, end, piece.data[start - piece.start : end - piece.start])
 
 
-def _append_gap(result: list[Data | Gap], length: int, offset: int) -> None:
+def _append_gap(result: list[Data | Gap | Run], length: int, offset: int) -> None:
     last = result[-1] if result else None
     if isinstance(last, Gap):
         result[-1] = Gap(last.length + length, last.offset)

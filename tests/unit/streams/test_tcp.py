@@ -23,7 +23,7 @@ def begun(isn: int = ISN) -> Reassembler:
     return stream
 
 
-def send(stream: Reassembler, position: int, data: bytes, isn: int = ISN, **flags: bool) -> list[Data | Gap]:
+def send(stream: Reassembler, position: int, data: bytes, isn: int = ISN, **flags: bool) -> list[Data | Gap | Run]:
     return stream.segment((isn + 1 + position) & 0xFFFFFFFF, data, len(data), **flags)
 
 
@@ -289,7 +289,7 @@ def test_retransmission_over_many_fragments_does_not_reach_the_limit() -> None:
 STREAM = bytes(range(256)) * 2
 
 
-def check(result: list[Data | Gap], expected_offset: int, seen: set[int]) -> int:
+def check(result: list[Data | Gap | Run], expected_offset: int, seen: set[int]) -> int:
     """Hold the invariant: contiguous offsets, true bytes, and gaps only over bytes that were not seen."""
     for piece in result:
         assert piece.offset == expected_offset
@@ -331,7 +331,7 @@ def test_output_is_the_stream_with_exactly_the_lost_ranges_as_gaps(
     stream = begun(isn)
     offset = 0
     delivered: set[int] = set()
-    results: list[list[Data | Gap]] = []
+    results: list[list[Data | Gap | Run]] = []
     for start, length, _ in segments:
         data = STREAM[start : start + length]
         results.append(send(stream, start, data, isn))
@@ -428,11 +428,11 @@ def test_a_run_fills_the_hole_before_what_came_earlier() -> None:
     assert stream.skipped(ISN + 1, what) == [Run(100, 0, what), Data(b"later", 100)]
 
 
-def test_a_run_that_overlaps_or_is_ahead_is_a_gap_when_proven() -> None:
+def test_a_run_that_overlaps_is_a_gap_as_far_as_it_is_new() -> None:
     what = Skipped(100, 0, 0, 5, ord("D"))
     ahead = begun()
     assert ahead.skipped(ISN + 11, what) == []
-    assert ahead.acked(ISN + 111) == [Gap(110, 0)]
+    assert ahead.acked(ISN + 111) == [Gap(10, 0), Run(100, 10, what)]
     overlapping = begun()
     assert send(overlapping, 50, b"middle") == []
     assert overlapping.skipped(ISN + 1, what) == [Gap(50, 0), Data(b"middle", 50), Gap(44, 56)]
@@ -448,3 +448,11 @@ def test_is_behind_tells_whether_an_acknowledgement_proves_anything() -> None:
     send(stream, 0, b"abc")
     assert not stream.is_behind(ISN + 4)
     assert stream.is_behind(ISN + 5)
+
+
+def test_a_run_that_is_ahead_waits_for_what_is_before_it() -> None:
+    stream = begun()
+    what = Skipped(100, 0, 0, 5, ord("D"))
+    assert stream.skipped(ISN + 4, what) == []
+    assert send(stream, 103, b"d") == []
+    assert send(stream, 0, b"abc") == [Data(b"abc", 0), Run(100, 3, what), Data(b"d", 103)]
