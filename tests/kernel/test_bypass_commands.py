@@ -131,11 +131,33 @@ def test_program_mounted_over_another(arena: Arena, marker: str) -> None:
     assert record["other_mounts"]
 
 
-@pytest.mark.xfail(strict=True, raises=Unseen, reason="only programs that are executed are recorded")
+def told(attack: Attack, marker: str) -> bool:
+    """Tell whether it is recorded that a shell was told to print the marker, which it did."""
+    assert attack.stdout.split() == [marker]
+    return f"echo {marker}" in [record["text"] for record in attack.of("command_input")]
+
+
 def test_builtin_of_a_shell_that_reads_commands(arena: Arena, marker: str) -> None:
     attack = run(arena, "shell_input", "", SECRET=marker)
-    assert attack.stdout.split() == [marker]
-    not_silent(seen(marker in repr(attack.records), attack))
+    assert seen(told(attack, marker), attack) == COVERED
+
+
+def test_commands_on_a_terminal_without_echo(arena: Arena, marker: str) -> None:
+    attack = run(arena, "quiet_terminal", "", SECRET=marker)
+    assert seen(told(attack, marker), attack) == DECLARED
+    assert [record["reason"] for record in attack.of("command_input")] == ["echo-off"]
+
+
+def test_commands_behind_a_data_set(arena: Arena, marker: str) -> None:
+    attack = run(arena, "behind_data", "", SECRET=marker)
+    assert seen(told(attack, marker), attack) == DECLARED
+    assert attack.of("command_input")[-1]["reason"] == "limit"
+
+
+@pytest.mark.xfail(strict=True, raises=Unseen, reason="interpreters are known by the name of their file")
+def test_shell_under_another_name(arena: Arena, marker: str) -> None:
+    attack = run(arena, "renamed_shell", "", SECRET=marker)
+    not_silent(seen(told(attack, marker), attack))
 
 
 @pytest.mark.xfail(strict=True, raises=Unseen, reason="only programs that are executed are recorded")
