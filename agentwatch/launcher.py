@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -233,9 +234,9 @@ def _own_terminal(user: User, stack: contextlib.ExitStack) -> terminal.OwnTermin
         return None
     try:
         return stack.enter_context(terminal.OwnTerminal(caller, user.uid))
-    except OSError as e:
+    except (OSError, termios.error) as e:
         os.close(caller)
-        raise KernelError(f"cannot make a terminal for the command: {e.strerror}; nothing was run") from e
+        raise KernelError(f"cannot make a terminal for the command: {e.args[-1]}; nothing was run") from e
 
 
 def _child(place: _Place, user: User, argv: Sequence[str], waited: set[signal.Signals], report: int) -> NoReturn:

@@ -35,6 +35,9 @@ MAX_WAITING_BYTES = 64 * 1024
 """Bytes on their way in one direction; when the other side does not take them, no more are read."""
 PIECE_BYTES = 16 * 1024
 _STREAMS = (0, 1, 2)
+_GONE = select.POLLHUP | select.POLLERR
+_SPECIAL = 6
+"""Where the special characters stand in what tcgetattr gives."""
 _JOB_STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _BACKGROUND_STOPS = {signal.SIGTTIN, signal.SIGTTOU}
 _ANSWER = struct.Struct("<i")
@@ -57,14 +60,17 @@ class OwnTerminal:
     """A pseudo terminal, a command on it, and the caller's terminal. Use as a context; ``start``, then ``relay``."""
 
     def __init__(self, caller: int, uid: int) -> None:
-        """Take over ``caller`` (a descriptor); the new terminal belongs to ``uid``. Raises OSError."""
+        """Take over ``caller`` (a descriptor); the new terminal belongs to ``uid``. Raises OSError, termios.error."""
         self._caller = caller
         self._modes = termios.tcgetattr(caller)
         self._raw = False
         self._whole = all(map(os.isatty, _STREAMS[:2]))
         """Nothing else of a pipeline uses the terminal."""
         self._master, self._slave = pty.openpty()
-        termios.tcsetattr(self._slave, termios.TCSANOW, self._modes)
+        self._has_modes = False
+        """Whether it has had the caller's modes. In the background they are those of whoever has the terminal now."""
+        if self._is_foreground():
+            self._copy_modes()
         os.fchown(self._slave, uid, -1)
         os.fchmod(self._slave, 0o620)
         os.set_blocking(self._master, False)
@@ -189,8 +195,8 @@ class OwnTerminal:
             _interest(poller, self._master, reads=len(shown) < MAX_WAITING_BYTES, writes=bool(typed))
             ready = dict(poller.poll())
             caller, master = ready.get(self._caller, 0), ready.get(self._master, 0)
-            if caller & ~select.POLLOUT and reads_caller and not _take(self._caller, typed):
-                self._cook()  # hung up, or in the background
+            if caller & ~select.POLLOUT and reads_caller:
+                self._read_caller(typed, gone=bool(caller & _GONE))
             if master & select.POLLIN:
                 _take(self._master, shown)
             _give(self._caller, shown)
@@ -204,6 +210,10 @@ class OwnTerminal:
                 if not os.WIFSTOPPED(status):
                     return int(status)
                 self._on_stop(os.WSTOPSIG(status))
+
+    def _read_caller(self, typed: bytearray, *, gone: bool) -> None:
+        if not _take(self._caller, typed) and (gone or not self._is_foreground()):
+            self._cook()
 
     def _drain(self, shown: bytearray) -> None:
         """Show what the command has written until now."""
@@ -225,16 +235,26 @@ class OwnTerminal:
             return  # a SIGSTOP for the command alone may be followed by a SIGCONT for it alone
         if number in _BACKGROUND_STOPS and not self._raw and self._is_foreground():
             self._whole = True  # it wants the terminal, and may have it
-        else:
-            self._cook()
-            before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-            os.killpg(os.getpgrp(), signal.SIGTSTP)  # as the terminal would; without job control nothing stops
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        elif not self._stop() and number in _BACKGROUND_STOPS:
+            # Nobody will ever put us into the foreground: it gets an end of file, where a terminal would give EIO.
+            self._order(_FOREGROUND)
+            _give(self._master, bytearray(termios.tcgetattr(self._slave)[_SPECIAL][termios.VEOF]))
+            return
         self._resume()
+
+    def _stop(self) -> bool:
+        """Stop, and with us who shares our keyboard, if it is ours; whether somebody continued us."""
+        group = self._raw  # else the terminal has told them itself
+        self._cook()
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+        (os.killpg if group else os.kill)(os.getpgrp() if group else os.getpid(), signal.SIGTSTP)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return signal.SIGCONT in signal.sigpending()  # without job control the kernel stops nobody
 
     def _resume(self) -> None:
         if self._whole and self._is_foreground():
             self._copy_size()
+            self._copy_modes()
             self._uncook()
             self._order(_FOREGROUND)
         else:
@@ -249,6 +269,11 @@ class OwnTerminal:
             return os.tcgetpgrp(self._caller) == os.getpgrp()
         except OSError:
             return False  # hung up
+
+    def _copy_modes(self) -> None:
+        if not self._has_modes:
+            self._has_modes = True
+            termios.tcsetattr(self._slave, termios.TCSANOW, termios.tcgetattr(self._caller))
 
     def _copy_size(self) -> None:
         with contextlib.suppress(OSError):

@@ -324,7 +324,8 @@ def test_stop_and_continue_pass_through(host: Host) -> None:
 
 
 def test_killed_launcher_leaves_the_command_running_in_its_cgroup(host: Host) -> None:
-    process, pid = running(host, host.words("/bin/sleep", "60"), "/bin/sleep", stderr=subprocess.DEVNULL)
+    words = host.words("/bin/sleep", "60")
+    process, pid = running(host, words, "/bin/sleep", stderr=subprocess.DEVNULL, start_new_session=True)
     process.kill()
     process.wait(WAIT_SECONDS)
     assert cgroups.processes(host.slice) == [pid]
@@ -422,15 +423,14 @@ sys.exit(5)
 
 
 def test_command_has_a_terminal_of_its_own_that_follows_the_callers(host: Host) -> None:
-    pid, terminal = in_terminal(
-        ["/bin/sh", "-c", f"{shlex.join(host.words('/usr/bin/python3', '-c', TELL))} $$; exit $?"]
-    )
+    words = shlex.join(host.words("/usr/bin/python3", "-c", TELL))
+    pid, terminal = in_terminal(["/bin/sh", "-c", f"echo of:$(tty):; {words} $$; exit $?"])
     termios.tcsetwinsize(terminal, (31, 101))
     before = modes(terminal)
     output = read_until(terminal, "size 101 31")
-    name = output.partition("is ")[2].split()[0]
-    assert f"is {name} True True" in output
-    assert name != os.ttyname(terminal)
+    callers, own = output.split("of:")[1].split(":")[0], output.split("\nis ")[1].split()[0]
+    assert f"\nis {own} True True" in output
+    assert own != callers
     assert not modes(terminal)[3] & (termios.ICANON | termios.ISIG)
     termios.tcsetwinsize(terminal, (32, 102))
     read_until(terminal, "size 102 32")
@@ -476,7 +476,7 @@ def test_pager_behind_a_pipe_keeps_the_callers_terminal(host: Host) -> None:
     pid, terminal = shell_in_terminal()
     read = "exec 3</dev/tty; echo asks; read x <&3; echo pager:$x; cat >/dev/null"
     os.write(terminal, f"{shlex.join(host.words('/bin/sh', '-c', 'echo out; sleep 0.5'))} | sh -c '{read}'\n".encode())
-    read_until(terminal, "asks\r\n")
+    read_until(terminal, "asks\r")
     os.write(terminal, b"key\n")
     read_until(terminal, "pager:key", "prompt:")
     os.write(terminal, b"exit\n")
@@ -489,7 +489,7 @@ def test_command_in_a_pipeline_gets_the_terminal_when_it_reads(host: Host) -> No
     os.write(
         terminal, f"{shlex.join(host.words('/bin/sh', '-c', 'echo asks >&2; read x; echo told:$x'))} | cat\n".encode()
     )
-    read_until(terminal, "asks\r\n")
+    read_until(terminal, "asks\r")
     os.write(terminal, b"key\n")
     read_until(terminal, "told:key", "prompt:")
     os.write(terminal, b"exit\n")
@@ -507,6 +507,17 @@ def test_command_in_the_background_stops_when_it_reads(host: Host) -> None:
     os.write(terminal, b"fg\n")
     os.write(terminal, b"key\n")
     read_until(terminal, "told:key", "prompt:")
+    os.write(terminal, b"exit\n")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_command_that_nobody_can_bring_to_the_foreground_reads_an_end(host: Host, tmp_path: Path) -> None:
+    pid, terminal = shell_in_terminal()
+    out = tmp_path / "out"
+    words = shlex.join(host.words("/bin/sh", "-c", "read x; echo status:$?"))
+    os.write(terminal, f"({words} > {out} </dev/tty &)\n".encode())
+    wait_until(lambda: out.exists() and out.read_text() == "status:1\n")
     os.write(terminal, b"exit\n")
     os.waitpid(pid, 0)
     os.close(terminal)
