@@ -6,7 +6,8 @@ gives up its privileges and runs its first instruction. The session lasts as lon
 the command leaves some behind, the cgroup stays and the recorder removes it later.
 
 The kernel's record does not depend on this process: if it is killed the command goes on, watched, and only its
-exit status is missing from the session's end. That is why no parent-death signal is set.
+exit status is missing from the session's end. That is why no parent-death signal is set. Only a command on a terminal
+is hung up then, as always when a terminal goes away: it has one of its own (``terminal``), which we keep.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import errno
 import fcntl
 import os
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from agentwatch import foreground
+from agentwatch import foreground, terminal
 from agentwatch.errors import BusyError, ConfigError, KernelError, ProbesNotLoaded, StoreError
 from agentwatch.identity import agents, cgroups, naming, sessions, users
 from agentwatch.kernel import holding
@@ -205,16 +207,36 @@ def _run(place: _Place, user: User, argv: Sequence[str], waited: set[signal.Sign
     sys.stdout.flush()
     sys.stderr.flush()
     failure, report = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        _child(place, user, argv, waited, report)
-    os.close(report)
-    with os.fdopen(failure, "rb") as pipe:
-        message = pipe.read(MAX_SETUP_MESSAGE_BYTES)  # ends when the command is executed, or the child is gone
-    if message:
-        os.waitpid(child, 0)
-        raise KernelError(f"starting a session of {place.cgroup}: {message.decode(errors='replace')}; nothing was run")
-    return foreground.wait(child, waited)
+    with contextlib.ExitStack() as stack:
+        own = _own_terminal(user, stack)
+        child = 0
+        if own is not None:
+            own.start(lambda: _child(place, user, argv, waited, report), report)
+        else:
+            child = os.fork()
+            if child == 0:
+                _child(place, user, argv, waited, report)
+        os.close(report)
+        with os.fdopen(failure, "rb") as pipe:
+            message = pipe.read(MAX_SETUP_MESSAGE_BYTES)  # ends when the command is executed, or the child is gone
+        if message:
+            if child:
+                os.waitpid(child, 0)
+            reason = message.decode(errors="replace")
+            raise KernelError(f"starting a session of {place.cgroup}: {reason}; nothing was run")
+        return foreground.wait(child, waited) if own is None else own.relay(waited)
+
+
+def _own_terminal(user: User, stack: contextlib.ExitStack) -> terminal.OwnTerminal | None:
+    """Make a terminal for the command if we have one: on ours it could type commands for our caller (TIOCSTI)."""
+    caller = terminal.of_caller()
+    if caller is None:
+        return None
+    try:
+        return stack.enter_context(terminal.OwnTerminal(caller, user.uid))
+    except (OSError, termios.error) as e:
+        os.close(caller)
+        raise KernelError(f"cannot make a terminal for the command: {e.args[-1]}; nothing was run") from e
 
 
 def _child(place: _Place, user: User, argv: Sequence[str], waited: set[signal.Signals], report: int) -> NoReturn:

@@ -298,8 +298,11 @@ class Recorder:
         for record in self._observer.set_clock():
             self._append(record)
         self._observer.tracker.tidy()
-        for record in self._canary.withhold(self._observer.tick(_boottime())):
+        due = self._observer.tick(_boottime(), drained=self._ring.backlog == 0)
+        for record in self._canary.withhold(due):
             self._append(record)
+            if record["kind"] == "command_input":
+                self._saved_position = -1  # no event tells a restart that this line was recorded: save
         self._look_after_ourselves(now)
         account = counters.read(self._counters_fd)
         drained = self._ring.backlog == 0  # after the counters: what they know of was read, then

@@ -9,7 +9,7 @@
 #ifndef AGENTWATCH_ABI_H
 #define AGENTWATCH_ABI_H
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
 enum aw_event_kind {
 	AW_FORK = 1,
@@ -99,6 +99,22 @@ enum aw_technique {
 	AW_T_PTRACE = 8,
 	AW_T_VM_WRITEV = 9,
 	AW_T_PIDFD_GETFD = 10,
+};
+
+/* What a read was made from. */
+enum aw_input_source {
+	AW_FROM_PIPE = 0,
+	AW_FROM_TTY = 1,
+	AW_FROM_FILE = 2,
+	AW_FROM_SOCKET = 3,
+};
+
+/* Why bytes that were read are not in the event. */
+enum aw_omitted {
+	AW_OMITTED_NOT = 0,
+	AW_OMITTED_ECHO_OFF = 1, /* the terminal did not show what was typed: a password */
+	AW_OMITTED_LIMIT = 2, /* more at once than anybody says in commands */
+	AW_OMITTED_MEMORY = 3, /* the memory of the process was not readable */
 };
 
 /* Every event begins with this. len counts from here to the last byte used. */
@@ -287,6 +303,19 @@ struct aw_divergence {
 	char comm[16];
 };
 _Static_assert(sizeof(struct aw_divergence) == 88, "aw_divergence");
+
+/* A piece of what an interpreter read as its input; followed by captured bytes. Of 0 bytes: the input has ended. */
+struct aw_input {
+	struct aw_header h;
+	__u64 inode; /* of what it was read from */
+	__u64 offset; /* in a file; 0 for others */
+	__u32 total; /* bytes of this piece */
+	__u32 captured; /* total, or 0 when omitted */
+	__u8 source; /* enum aw_input_source */
+	__u8 omitted; /* enum aw_omitted */
+	__u8 reserved[6];
+};
+_Static_assert(sizeof(struct aw_input) == 72, "aw_input");
 
 /* Followed by path_len bytes. */
 struct aw_cgroup {

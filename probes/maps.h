@@ -83,9 +83,13 @@ MAP("hash", u64, u32, policies, MAX_CGROUPS);
 /* tgid -> 1: stopped because the ring was half full. Written by hold_back, emptied by the recorder. */
 MAP("hash", u32, u8, stopped, MAX_TAGS);
 
-/* A watched process: where it came under watch. */
+/* A watched process: where it came under watch, and whether what it reads are commands (input.c). */
 struct tag {
 	u64 cgroup;
+	u64 input; /* address of the inode that was its standard input when the program began */
+	u64 input_due; /* when its reads so far are paid for: boottime, ns */
+	u32 reader; /* 0: not looked at since the exec, READS_COMMANDS, READS_DATA */
+	u32 reserved;
 };
 
 /* tgid -> tag. Written at fork, at cgroup attach, by the loader (what was there before); deleted at exit. */
@@ -264,6 +268,7 @@ union abi_witness {
 	struct aw_unix_open unix_open;
 	struct aw_unix unix_call;
 	struct aw_divergence divergence;
+	struct aw_input input;
 	struct aw_cgroup cgroup;
 	struct aw_counters counters;
 	struct aw_loss_key loss_key;
@@ -275,6 +280,8 @@ union abi_witness {
 	enum aw_flag flag;
 	enum aw_cgroup_operation operation;
 	enum aw_technique technique;
+	enum aw_input_source source;
+	enum aw_omitted omitted;
 	u8 version[ABI_VERSION];
 };
 MAP("array", u32, union abi_witness, abi, 1);

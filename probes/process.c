@@ -127,7 +127,10 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	if (tgid == ppid)
 		return 0; /* a thread */
 	/* CLONE_INTO_CGROUP puts the child of an unwatched process under watch. */
-	new.cgroup = tag ? tag->cgroup : watched_cgroup_of_task(child);
+	if (tag)
+		new = *tag; /* a subshell goes on reading its parent's input */
+	else
+		new.cgroup = watched_cgroup_of_task(child);
 	if (!new.cgroup)
 		return 0;
 	if (!open_account(&a, AW_P_FORK, new.cgroup))
@@ -177,6 +180,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!tag)
 		return 0;
+	tag->reader = 0;
 	cgroup = tag->cgroup;
 	s = scratch_of_cpu();
 	if (!s || !open_account(&a, AW_P_EXEC, cgroup))
@@ -260,13 +264,6 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	hold_back(&a);
 	return 0;
 }
-
-/* What sys_exit_* tracepoints hand over. */
-struct syscall_exit {
-	u64 common;
-	u64 number;
-	s64 result;
-};
 
 /*
  * A failed exec leaves the address space as it was. The arguments are read at

@@ -26,14 +26,19 @@
 #define NR_PWRITEV2    328
 #define TS_COMPAT_FLAG 2
 
-/* The socket behind a file descriptor of the current task, NULL when it is none. */
-static inline __attribute__((always_inline)) void *sock_of_fd(s32 fd)
+/* What sys_exit_* tracepoints hand over. */
+struct syscall_exit {
+	u64 common;
+	u64 number;
+	s64 result;
+};
+
+/* The struct file behind a file descriptor of the current task, NULL when it is not open. */
+static inline __attribute__((always_inline)) void *file_of_fd(s32 fd)
 {
 	void *task = (void *)bpf_get_current_task();
 	void *files = NULL, *table = NULL, *array = NULL, *file = NULL;
-	void *inode = NULL, *socket = NULL, *sk = NULL;
 	u32 max = 0;
-	u16 mode = 0;
 
 	KREAD(files, task, OFF(task_struct, files));
 	KREAD(table, files, OFF(files_struct, fdt));
@@ -42,6 +47,16 @@ static inline __attribute__((always_inline)) void *sock_of_fd(s32 fd)
 		return NULL;
 	KREAD(array, table, OFF(fdtable, fd));
 	KREAD(file, array, 8UL * (u32)fd);
+	return file;
+}
+
+/* The socket behind a file descriptor of the current task, NULL when it is none. */
+static inline __attribute__((always_inline)) void *sock_of_fd(s32 fd)
+{
+	void *file = file_of_fd(fd);
+	void *inode = NULL, *socket = NULL, *sk = NULL;
+	u16 mode = 0;
+
 	if (!file)
 		return NULL;
 	KREAD(inode, file, OFF(file, f_inode));

@@ -85,6 +85,15 @@ def _exec_failed(record: Record) -> str:
     return f"{asked}: {record.get('error') or record.get('errno')}"
 
 
+def _command_input(record: Record) -> str:
+    text = record.get("text")
+    missing = (record.get("length") or 0) - len(text if isinstance(text, bytes) else (text or "").encode())
+    told = "" if text is None else f"{_text(text)} "
+    if missing > 0:
+        told += f"({missing} bytes not kept{': ' + _text(record['reason']) if record.get('reason') else ''})"
+    return told.rstrip()
+
+
 def _exit(record: Record) -> str:
     by = f" (signal {record['signal']})" if record.get("signal") else ""
     return f"{record.get('status')}{by} after {times.span(record.get('duration_ns'))}"
@@ -149,6 +158,7 @@ _TOLD: dict[str, Callable[[Record], str]] = {
     "exec": _exec,
     "exec_failed": _exec_failed,
     "exit": _exit,
+    "command_input": _command_input,
     "connect": _connect,
     "statement": _statement,
     "opaque": _opaque,

@@ -39,8 +39,9 @@ be written, 75 the agent is running already, 77 not root, 78 the configuration.
 def command(config: Config, name: str, user: str | None, command: tuple[str, ...]) -> None:
     """Run COMMAND as one session of an agent, in a cgroup of its own, without root's privileges.
 
-    Standard input, output, error, the terminal, working directory and umask are the caller's; other open files are not
-    passed on. Signals go through. The session lasts until the last process in its cgroup has ended.
+    Standard input, output, error, working directory and umask are the caller's; other open files are not passed on. A
+    terminal is replaced by one of the command's own, which shows and is told the same. Signals go through. The session
+    lasts until the last process in its cgroup has ended.
     """
     if os.geteuid() != 0:
         raise PrivilegeError(f"running a session of {name} needs root, to make its cgroup and register it; use sudo")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from agentwatch.config import Config
     from agentwatch.query.source import Source
 
+MAX_INPUT = 40
+"""Lines of input that are printed; there may be a whole data set in it."""
 MAX_INDENTED = 24
 """Levels of the tree that are indented; deeper ones stay at that margin."""
 
@@ -33,8 +35,8 @@ Exit status: 0 done; 66 no such session; errors as in `agentwatch --help`.
 def command(config: Config, /, *, session: str, with_statements: bool, as_json: bool) -> None:
     """Show SESSION (its id, or a beginning that only it has).
 
-    Who, when, its processes as a tree, its connections, the tables it touched, what it had daemons do, and what
-    is missing.
+    Who, when, its processes as a tree, what its shells were told, its connections, the tables it touched, what it
+    had daemons do, and what is missing.
     """
     with opened(config) as source:
         uuid = answers.resolve_session(source, session)
@@ -58,6 +60,7 @@ def _print(row: dict[str, Any]) -> None:
     _section("Processes", [_process(program) for program in row["processes"]])
     _section("Connections", [_connection(connection) for connection in row["connected"]])
     _section("Tables", cells.table_names(row))
+    _section("Input", _input(row))
     _section("Moved and passed on", [narrate.headline(event) for event in row["moved"]])
     _section("Delegated", [narrate.headline(event) for event in row["delegated"]])
     opaque = [c for c in row["connected"] if c["opaque"]]
@@ -100,6 +103,14 @@ def _process(program: dict[str, Any]) -> str:
     ended = cells.status(program) or "-"
     took = f" {times.span(program['duration_ns'])}" if program["duration_ns"] is not None else ""
     return f"{'  ' * min(program['depth'], MAX_INDENTED)}[{program['pid']}] {cut(cells.argv(program))} -> {ended}{took}"
+
+
+def _input(row: dict[str, Any]) -> list[str]:
+    lines = [
+        f"[{line.get('pid')}] {cut(narrate.headline(line).removeprefix('command_input '))}" for line in row["input"]
+    ]
+    more = row["input_lines"] - min(len(lines), MAX_INPUT)
+    return lines[:MAX_INPUT] + ([f"and {more} lines more"] if more else [])
 
 
 def _connection(row: dict[str, Any]) -> str:

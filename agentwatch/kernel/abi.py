@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 3
+VERSION = 4
 
 
 class EventKind(IntEnum):
@@ -118,6 +118,24 @@ class Technique(IntEnum):
     T_PIDFD_GETFD = 10
 
 
+class InputSource(IntEnum):
+    """``enum aw_input_source``: what a read was made from."""
+
+    FROM_PIPE = 0
+    FROM_TTY = 1
+    FROM_FILE = 2
+    FROM_SOCKET = 3
+
+
+class Omitted(IntEnum):
+    """``enum aw_omitted``: why bytes that were read are not in the event."""
+
+    OMITTED_NOT = 0
+    OMITTED_ECHO_OFF = 1
+    OMITTED_LIMIT = 2
+    OMITTED_MEMORY = 3
+
+
 ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "aw_event_kind": EventKind,
     "aw_program": Program,
@@ -126,6 +144,8 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "aw_flag": Flag,
     "aw_cgroup_operation": CgroupOperation,
     "aw_technique": Technique,
+    "aw_input_source": InputSource,
+    "aw_omitted": Omitted,
 }
 
 _HEADER = (
@@ -240,6 +260,16 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("family", "H"),
         ("reserved", "6s"),
         ("comm", "16s"),
+    ),
+    "aw_input": (
+        ("h", ""),
+        ("inode", "Q"),
+        ("offset", "Q"),
+        ("total", "I"),
+        ("captured", "I"),
+        ("source", "B"),
+        ("omitted", "B"),
+        ("reserved", "6s"),
     ),
     "aw_cgroup": (("h", ""), ("id", "Q"), ("operation", "I"), ("path_len", "I")),
     "aw_counters": (
@@ -447,6 +477,18 @@ class Divergence(NamedTuple):
     comm: bytes
 
 
+class Input(NamedTuple):
+    """``struct aw_input`` and its bytes."""
+
+    h: Header
+    inode: int
+    offset: int
+    total: int
+    source: int
+    omitted: int
+    data: bytes
+
+
 class Cgroup(NamedTuple):
     """``struct aw_cgroup``."""
 
@@ -469,6 +511,7 @@ Event = (
     | UnixOpen
     | Unix
     | UnixCall
+    | Input
     | Cgroup
     | Outside
     | Divergence
@@ -476,8 +519,8 @@ Event = (
 
 _FORK, _EXEC, _ARGV, _EXEC_FAILED = (layout(f"aw_{n}") for n in ("fork", "exec", "argv", "exec_failed"))
 _EXIT, _CONNECT, _WIRE, _SOCK_END = (layout(f"aw_{n}") for n in ("exit", "connect", "wire", "sock_end"))
-_UNIX_OPEN, _UNIX, _CGROUP, _ROWS = (layout(f"aw_{n}") for n in ("unix_open", "unix", "cgroup", "rows"))
-_DIVERGENCE = layout("aw_divergence")
+_UNIX_OPEN, _UNIX, _INPUT, _CGROUP = (layout(f"aw_{n}") for n in ("unix_open", "unix", "input", "cgroup"))
+_ROWS, _DIVERGENCE = (layout(f"aw_{n}") for n in ("rows", "divergence"))
 COUNTERS, LOSS_KEY, LOSS = layout("aw_counters"), layout("aw_loss_key"), layout("aw_loss")
 _CUT_EXE, _CUT_CWD = 1, 2
 
@@ -613,6 +656,11 @@ def _divergence(data: bytes) -> Divergence:
     return Divergence(Header(*h), cookie, inode, technique, target, family, comm)
 
 
+def _input(data: bytes) -> Input:
+    *h, inode, offset, total, captured, source, omitted, _ = _INPUT.unpack_from(data)
+    return Input(Header(*h), inode, offset, total, source, omitted, data[_INPUT.size : _INPUT.size + captured])
+
+
 def _cgroup(data: bytes) -> Cgroup:
     *h, cgroup_id, operation, path_len = _CGROUP.unpack_from(data)
     return Cgroup(Header(*h), cgroup_id, operation, data[_CGROUP.size : _CGROUP.size + path_len].rstrip(b"\0"))
@@ -631,6 +679,7 @@ _DECODERS: dict[int, Callable[[bytes], Event]] = {
     EventKind.UNIX_OPEN: _unix_open,
     EventKind.UNIX: _unix,
     EventKind.UNIX_CALL: _unix_call,
+    EventKind.INPUT: _input,
     EventKind.CGROUP: _cgroup,
     EventKind.OUTSIDE: _outside,
     EventKind.DIVERGENCE: _divergence,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROBES = Path(__file__).resolve().parents[2] / "probes"
 INSTALLED_PROBES = Path(__file__).resolve().parents[1] / "probes"
-SUBJECTS = ("process.c", "connect.c", "unix.c", "reach.c", "wire.c", "rows.c", "cgroup.c")
+SUBJECTS = ("process.c", "connect.c", "unix.c", "input.c", "reach.c", "wire.c", "rows.c", "cgroup.c")
 
 LAYOUT = ("abi.h", "maps.h")
 

@@ -58,6 +58,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_exec", _RAW, "sched_process_exec"),
     Hook("on_exit_execve", _TP, "syscalls/sys_exit_execve"),
     Hook("on_exit_execveat", _TP, "syscalls/sys_exit_execveat"),
+    Hook("on_exit_read", _TP, "syscalls/sys_exit_read"),
     Hook("on_enter_connect", _TP, "syscalls/sys_enter_connect"),
     Hook("on_exit_connect", _TP, "syscalls/sys_exit_connect"),
     Hook("on_set_state", _RAW, "inet_sock_set_state"),

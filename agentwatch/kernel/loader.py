@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _SEED_ROUNDS = 16
 """Looks for processes that were there before; each round finds only what was forked by those it just found."""
 _ERROR_LINES = 12
+_TAG = struct.Struct("<Q24x")
+"""``struct tag`` of maps.h, with nothing known yet but the cgroup."""
 
 
 def load(config: Config) -> pins.Loaded:
@@ -284,7 +286,7 @@ def _seed(config: Config) -> None:
             if found.keys() <= known:
                 return
             for tgid in found.keys() - known:
-                bpf.map_update(tags, struct.pack("<I", tgid), struct.pack("<Q", found[tgid]))
+                bpf.map_update(tags, struct.pack("<I", tgid), _TAG.pack(found[tgid]))
             known |= found.keys()
     finally:
         os.close(tags)

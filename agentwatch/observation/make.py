@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agentwatch.identity.processes import Process
     from agentwatch.identity.tracker import Session
     from agentwatch.kernel import abi
+    from agentwatch.observation.inputs import Line
     from agentwatch.streams.flow import Author, Flow, Item
 
 Fields = dict[str, Any]
@@ -208,6 +209,21 @@ def divergence(e: abi.Divergence, flow: Flow | None) -> Fields:
 def place(flow: Flow) -> Fields:
     """Return which connection something is about."""
     return {"connection": flow.connection, "transport": flow.transport, "peer": flow.peer, "local": flow.local}
+
+
+def command_input(line: Line) -> Fields:
+    """Return the fields of a line that an interpreter read."""
+    fields: Fields = {
+        "text": None if line.text is None else text(line.text),
+        "length": line.length,
+        "truncated": line.truncated,
+        "source": line.source,
+        "input": line.input,
+        "ended_by": line.ended_by,
+    }
+    if line.reason is not None:
+        fields["reason"] = line.reason
+    return fields
 
 
 def session_start(session: Session) -> Fields:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agentwatch.identity.processes import Process, ProcessTable
 from agentwatch.identity.tracker import Session, Tracker
 from agentwatch.kernel import abi
-from agentwatch.observation import clock, delegation, make
+from agentwatch.observation import clock, delegation, inputs, make
 from agentwatch.observation.flows import FlowTable
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Observer:
         self.processes = ProcessTable()
         self.flows = FlowTable()
         self.told = delegation.Told()
+        self.inputs = inputs.InputLines()
         self.host = host
         self.boot_id = boot_id
         self.clock_offset = clock.offset()
@@ -83,9 +84,14 @@ class Observer:
             record["event"] = position
         return records
 
-    def tick(self, now: int) -> list[Record]:
-        """Return what has become due by time alone (``now``: CLOCK_BOOTTIME): opaque flows, flows that ended."""
+    def tick(self, now: int, *, drained: bool = True) -> list[Record]:
+        """Return what has become due by time alone (``now``: CLOCK_BOOTTIME): opaque flows, flows that ended.
+
+        ``drained``: every event until now was handled, so that a line without its end is one that has none yet.
+        """
         records: list[Record] = []
+        if drained:
+            self._lines(self.inputs.idle(now), records)
         for flow, items in self.flows.expire(now):
             self._items(flow, items, now, records)
         records.extend(
@@ -108,11 +114,13 @@ class Observer:
 
     def _on_fork(self, _position: int, e: abi.Fork, records: list[Record]) -> None:
         self._joined(self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid), e.h.tgid)
+        self._lines(self.inputs.ended(e.h.tgid, inputs.EXIT), records)  # of one before it whose exit was lost
         self.processes.fork(e.h.tgid, e.ppid, e.h.boottime)
         self._uids[e.h.tgid] = e.uid
 
     def _on_exec(self, position: int, e: abi.Exec, records: list[Record]) -> None:
         self._joined(self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid), e.h.tgid)
+        self._lines(self.inputs.ended(e.h.tgid, inputs.EXEC), records)
         self._uids[e.h.tgid] = e.uid
         self.processes.exec(e.h.tgid, make.text_of_path(e.exe), position, e.h.boottime, ppid=e.ppid)
         if e.args_total > len(e.args) > 0:
@@ -153,6 +161,7 @@ class Observer:
 
     def _on_exit(self, _position: int, e: abi.Exit, records: list[Record]) -> None:
         session = self._session_of(e.h.cgroup, e.h.boottime, records)
+        self._lines(self.inputs.ended(e.h.tgid, inputs.EXIT), records)
         process = self.processes.get(e.h.tgid)
         fields = make.exit_(e, process)
         records.append(self.envelope_of("exit", e.h.boottime, session) | self._process(e.h) | fields)
@@ -165,6 +174,16 @@ class Observer:
         if session is not None:
             session.members.discard(e.h.tgid)
             self._end_if_over(session, e.h.boottime, records)
+
+    def _on_input(self, _position: int, e: abi.Input, records: list[Record]) -> None:
+        self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+        self._lines(self.inputs.take(e), records)
+
+    def _lines(self, lines: list[inputs.Line], records: list[Record]) -> None:
+        for line in lines:
+            session = self._session_of(line.cgroup, line.began, records)
+            envelope = self.envelope_of("command_input", line.began, session)
+            records.append(envelope | self._author(line.tgid, line.tid) | make.command_input(line))
 
     # -- sockets
 
@@ -346,5 +365,6 @@ class Observer:
         abi.UnixOpen: _on_unix_open,
         abi.Unix: _on_unix,
         abi.UnixCall: _on_unix_call,
+        abi.Input: _on_input,
         abi.Cgroup: _on_cgroup,
     }

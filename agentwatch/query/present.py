@@ -69,10 +69,10 @@ def event(seq: int, record: Record) -> Row:
     """Return any record as an object: ``seq kind time`` and its own keys."""
     row = {"seq": seq, "kind": record["kind"], "time": _time(record)}
     row.update((str(key), plain(value)) for key, value in record.items() if key not in ("kind", "time"))
-    text = record.get("db.query.text")
-    if isinstance(text, bytes):
-        row["db.query.text"] = as_text(text)
-        row["db.query.text_base64"] = b64encode(text).decode()
+    for key in ("db.query.text", "text"):
+        if isinstance(text := record.get(key), bytes):
+            row[key] = as_text(text)
+            row[f"{key}_base64"] = b64encode(text).decode()
     return row
 
 

@@ -7,6 +7,7 @@ began (``boottime``), except that nothing on a connection overtakes what was sen
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from agentwatch.errors import NotFoundError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from agentwatch.query.present import Row
     from agentwatch.query.source import Source
     from agentwatch.records.encoding import Record
+
+
+MAX_INPUT_LINES = 1000
+"""Lines of input that are told of a session; ``replay`` has them all."""
 
 
 def number_of(source: Source, uuid: str) -> int:
@@ -74,11 +79,22 @@ def session_details(source: Source, number: int) -> Row:
             for seq, record in (*records_of(source, number, "gap"), *_host_gaps(source, number).items())
         ],
         "delegated": [present.event(seq, record) for seq, record in records_of(source, number, "delegation")],
+        "input": [
+            present.event(seq, record)
+            for seq, record in islice(records_of(source, number, "command_input"), MAX_INPUT_LINES)
+        ],
+        "input_lines": _count(source, number, "command_input"),
         "moved": [
             present.event(seq, record)
             for seq, record in records_of(source, number, "cgroup_move", "scm_rights", "divergence")
         ],
     }
+
+
+def _count(source: Source, number: int, kind: str) -> int:
+    row = source.db.execute("SELECT count(*) FROM event WHERE session = ? AND kind = ?", (number, kind)).fetchone()
+    count: int = row[0]
+    return count
 
 
 def connections(source: Source, number: int) -> list[Row]:

@@ -131,11 +131,33 @@ def test_program_mounted_over_another(arena: Arena, marker: str) -> None:
     assert record["other_mounts"]
 
 
-@pytest.mark.xfail(strict=True, raises=Unseen, reason="only programs that are executed are recorded")
+def told(attack: Attack, marker: str) -> bool:
+    """Tell whether it is recorded that a shell was told to print the marker, which it did."""
+    assert attack.stdout.split() == [marker]
+    return f"echo {marker}" in [record["text"] for record in attack.of("command_input")]
+
+
 def test_builtin_of_a_shell_that_reads_commands(arena: Arena, marker: str) -> None:
     attack = run(arena, "shell_input", "", SECRET=marker)
-    assert attack.stdout.split() == [marker]
-    not_silent(seen(marker in repr(attack.records), attack))
+    assert seen(told(attack, marker), attack) == COVERED
+
+
+def test_commands_on_a_terminal_without_echo(arena: Arena, marker: str) -> None:
+    attack = run(arena, "quiet_terminal", "", SECRET=marker)
+    assert seen(told(attack, marker), attack) == DECLARED
+    assert [record["reason"] for record in attack.of("command_input")] == ["echo-off"]
+
+
+def test_commands_behind_a_data_set(arena: Arena, marker: str) -> None:
+    attack = run(arena, "behind_data", "", SECRET=marker)
+    assert seen(told(attack, marker), attack) == DECLARED
+    assert attack.of("command_input")[-1]["reason"] == "limit"
+
+
+@pytest.mark.xfail(strict=True, raises=Unseen, reason="interpreters are known by the name of their file")
+def test_shell_under_another_name(arena: Arena, marker: str) -> None:
+    attack = run(arena, "renamed_shell", "", SECRET=marker)
+    not_silent(seen(told(attack, marker), attack))
 
 
 @pytest.mark.xfail(strict=True, raises=Unseen, reason="only programs that are executed are recorded")
@@ -209,15 +231,20 @@ def test_ptrace_and_process_vm_writev(arena: Arena, marker: str) -> None:
     assert {record["target_pid"] for record in attack.of("divergence")} == {victim.pid}
 
 
-@pytest.mark.xfail(strict=True, raises=Unseen, reason="the agent shares the terminal of who started it")
 def test_tiocsti(arena: Arena, marker: str) -> None:
     if not TIOCSTI_ALLOWED.exists() or TIOCSTI_ALLOWED.read_text() == "0\n":
         pytest.skip("TIOCSTI is off in this kernel (dev.tty.legacy_tiocsti)")
     out = arena.watch.root / marker
-    line = f"{ECHO} {marker} > {out}; exit"
     words = arena.watch.command("run", "--agent", "agent-test", "--user", arena.watch.user, "--")
-    attacker = [*words, PYTHON, arena.tool("commands.py"), "push_input", ""]
+    attacker = " ".join(map(repr, [*words, PYTHON, arena.tool("commands.py"), "push_input", ""]))
     start = arena.position()
+    assert pushed(f"{PYTHON} {arena.tool('commands.py')} push_input ''", out, marker) == [marker, "next"]
+    assert seen(pushed(attacker, out, marker) == ["next"], arena.collect(start)) == COVERED
+
+
+def pushed(attacker: str, out: Path, marker: str) -> list[str]:
+    """Have root's shell in a terminal run an attacker and then another command; return what they wrote to out."""
+    out.unlink(missing_ok=True)
     master, slave = os.openpty()
     try:
         with subprocess.Popen(
@@ -225,16 +252,17 @@ def test_tiocsti(arena: Arena, marker: str) -> None:
             stdin=slave,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/bin:/bin", "LINE": line},
+            env={"PATH": "/usr/bin:/bin", "LINE": f"{ECHO} {marker} >> {out}"},
         ) as shell:
-            os.write(master, f"{' '.join(map(repr, attacker))}\n".encode())
+            os.write(master, f"{attacker}; {ECHO} $? > {out}.status\n".encode())
             try:
-                assert wait_for(out) == f"{marker}\n"
+                assert wait_for(Path(f"{out}.status")) == "0\n"
+                os.write(master, f"{ECHO} next >> {out}; exit\n".encode())
+                shell.wait(WAIT_SECONDS)
             finally:
                 shell.kill()
     finally:
         os.close(master)
         os.close(slave)
-    assert out.stat().st_uid == 0  # the shell of root wrote it, not the agent
-    attack = arena.collect(start)
-    not_silent(seen(attack.ran(ECHO, marker), attack))
+    Path(f"{out}.status").unlink()
+    return out.read_text().split()

@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -291,9 +292,11 @@ def test_script_without_an_interpreter_line_runs_in_the_shell(host: Host) -> Non
 def test_signal_reaches_the_command_once(host: Host, name: str) -> None:
     code = (
         "import signal, sys, time\n"
-        f"signal.signal(signal.SIG{name}, lambda *_: print('got it', flush=True))\n"
+        "got = []\n"
+        f"signal.signal(signal.SIG{name}, lambda *_: (print('got it', flush=True), got.append(1)))\n"
         "print('ready', flush=True)\n"
-        "signal.pause(); time.sleep(0.3)\n"
+        "while not got: time.sleep(0.02)\n"
+        "time.sleep(0.3)\n"
     )
     process = subprocess.Popen(
         host.words("/usr/bin/python3", "-c", code), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -321,7 +324,8 @@ def test_stop_and_continue_pass_through(host: Host) -> None:
 
 
 def test_killed_launcher_leaves_the_command_running_in_its_cgroup(host: Host) -> None:
-    process, pid = running(host, host.words("/bin/sleep", "60"), "/bin/sleep", stderr=subprocess.DEVNULL)
+    words = host.words("/bin/sleep", "60")
+    process, pid = running(host, words, "/bin/sleep", stderr=subprocess.DEVNULL, start_new_session=True)
     process.kill()
     process.wait(WAIT_SECONDS)
     assert cgroups.processes(host.slice) == [pid]
@@ -339,13 +343,17 @@ def in_terminal(words: list[str]) -> tuple[int, int]:
     return pid, terminal
 
 
-def read_until(terminal: int, text: str) -> str:
+def read_until(terminal: int, *texts: str) -> str:
+    """Read until the texts have come, one after the other."""
     output = b""
-    while text.encode() not in output:
-        try:
-            output += os.read(terminal, 4096)
-        except OSError:
-            pytest.fail(f"the terminal closed before {text!r}: {output.decode()}")
+    at = 0
+    for text in texts:
+        while (found := output.find(text.encode(), at)) < 0:
+            try:
+                output += os.read(terminal, 4096)
+            except OSError:
+                pytest.fail(f"the terminal closed before {text!r}: {output.decode()}")
+        at = found + len(text)
     return output.decode()
 
 
@@ -378,10 +386,154 @@ def test_job_control_of_a_shell_stops_and_continues_the_session(host: Host) -> N
     os.write(terminal, b"fg\n")
     os.write(terminal, b"again\n")
     read_until(terminal, "again")
-    os.write(terminal, b"\x04echo status:$?; exit\n")
+    os.write(terminal, b"\x04")
+    read_until(terminal, "prompt:")
+    os.write(terminal, b"echo status:$?; exit\n")
     read_until(terminal, "status:0")
     os.waitpid(pid, 0)
     os.close(terminal)
+
+
+# --- a terminal of the command's own --------------------------------------------------------------------------
+
+
+def shell_in_terminal() -> tuple[int, int]:
+    """Start an interactive shell with job control; its prompt is ``prompt:``."""
+    pid, terminal = in_terminal(["/bin/bash", "--norc", "--noprofile", "-i"])
+    os.write(terminal, b"PS1=prom''pt:; bind 'set enable-bracketed-paste off'\n")
+    read_until(terminal, "prompt:")
+    return pid, terminal
+
+
+def modes(terminal: int) -> list[Any]:
+    return termios.tcgetattr(terminal)
+
+
+TELL = """
+import os, signal, sys, time
+def tell(*_):
+    size = os.get_terminal_size(0)
+    print('size', size.columns, size.lines, flush=True)
+signal.signal(signal.SIGWINCH, tell)
+print('is', os.ttyname(0), os.stat(os.ttyname(0)).st_uid == os.getuid(), os.getsid(0) != int(sys.argv[1]), flush=True)
+tell()
+sys.stdin.readline()
+sys.exit(5)
+"""
+
+
+def test_command_has_a_terminal_of_its_own_that_follows_the_callers(host: Host) -> None:
+    words = shlex.join(host.words("/usr/bin/python3", "-c", TELL))
+    pid, terminal = in_terminal(["/bin/sh", "-c", f"echo of:$(tty):; {words} $$; exit $?"])
+    termios.tcsetwinsize(terminal, (31, 101))
+    before = modes(terminal)
+    output = read_until(terminal, "size 101 31")
+    callers, own = output.split("of:")[1].split(":")[0], output.split("\nis ")[1].split()[0]
+    assert f"\nis {own} True True" in output
+    assert own != callers
+    assert not modes(terminal)[3] & (termios.ICANON | termios.ISIG)
+    termios.tcsetwinsize(terminal, (32, 102))
+    read_until(terminal, "size 102 32")
+    os.write(terminal, b"\r")
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 5
+    assert modes(terminal) == before
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_death_on_a_terminal_is_passed_on_and_the_modes_restored(host: Host, number: signal.Signals) -> None:
+    pid, terminal = in_terminal(host.words("/bin/sh", "-c", f"echo re''ady; kill -{int(number)} $$"))
+    before = modes(terminal)
+    read_until(terminal, "ready")
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == number
+    assert modes(terminal) == before
+    os.close(terminal)
+
+
+def test_signal_to_the_launcher_on_a_terminal_reaches_the_command_once(host: Host) -> None:
+    code = "trap 'echo got it' USR1; echo re''ady; while :; do sleep 0.1; done"
+    pid, terminal = in_terminal(host.words("/bin/sh", "-c", code))
+    read_until(terminal, "ready")
+    os.kill(pid, signal.SIGUSR1)
+    read_until(terminal, "got it")
+    os.kill(pid, signal.SIGTERM)
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    os.close(terminal)
+
+
+def test_much_output_on_a_terminal_is_complete(host: Host) -> None:
+    pid, terminal = in_terminal(host.words("/usr/bin/seq", "200000"))
+    output = read_until(terminal, "\n200000\r\n")
+    assert output.split()[-200000:] == [str(n) for n in range(1, 200001)]
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_pager_behind_a_pipe_keeps_the_callers_terminal(host: Host) -> None:
+    pid, terminal = shell_in_terminal()
+    read = "exec 3</dev/tty; echo asks; read x <&3; echo pager:$x; cat >/dev/null"
+    os.write(terminal, f"{shlex.join(host.words('/bin/sh', '-c', 'echo out; sleep 0.5'))} | sh -c '{read}'\n".encode())
+    read_until(terminal, "asks\r")
+    os.write(terminal, b"key\n")
+    read_until(terminal, "pager:key", "prompt:")
+    os.write(terminal, b"exit\n")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_command_in_a_pipeline_gets_the_terminal_when_it_reads(host: Host) -> None:
+    pid, terminal = shell_in_terminal()
+    os.write(
+        terminal, f"{shlex.join(host.words('/bin/sh', '-c', 'echo asks >&2; read x; echo told:$x'))} | cat\n".encode()
+    )
+    read_until(terminal, "asks\r")
+    os.write(terminal, b"key\n")
+    read_until(terminal, "told:key", "prompt:")
+    os.write(terminal, b"exit\n")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_command_in_the_background_stops_when_it_reads(host: Host) -> None:
+    pid, terminal = shell_in_terminal()
+    words = shlex.join(host.words("/bin/sh", "-c", "read x; echo told:$x"))
+    os.write(terminal, f"{words} &\n".encode())
+    wait_until(lambda: any(p.argv and p.argv[0] == "/bin/sh" for p in processes.snapshot(host.slice)))
+    os.write(terminal, b"sleep 1; jobs\n")
+    read_until(terminal, "Stopped")
+    os.write(terminal, b"fg\n")
+    os.write(terminal, b"key\n")
+    read_until(terminal, "told:key", "prompt:")
+    os.write(terminal, b"exit\n")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_command_that_nobody_can_bring_to_the_foreground_reads_an_end(host: Host, tmp_path: Path) -> None:
+    pid, terminal = shell_in_terminal()
+    out = tmp_path / "out"
+    words = shlex.join(host.words("/bin/sh", "-c", "read x; echo status:$?"))
+    os.write(terminal, f"({words} > {out} </dev/tty &)\n".encode())
+    wait_until(lambda: out.exists() and out.read_text() == "status:1\n")
+    os.write(terminal, b"exit\n")
+    os.waitpid(pid, 0)
+    os.close(terminal)
+
+
+def test_what_a_command_leaves_behind_is_not_hung_up(host: Host) -> None:
+    pid, terminal = in_terminal(host.words("/bin/sh", "-c", "sleep 60 & echo left:$!:"))
+    left = int(read_until(terminal, ":\r\n").split("left:")[1].split(":")[0])
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    time.sleep(0.2)
+    (registration,) = host.registrations()
+    path = host.config.cgroup_root / registration.cgroup
+    assert cgroups.processes(path) == [left]
+    os.kill(left, signal.SIGKILL)
+    wait_until(lambda: cgroups.remove(path))
 
 
 # --- the session's life ---------------------------------------------------------------------------------------

@@ -127,6 +127,29 @@ def shell_input(_marker: str) -> None:
     subprocess.run(["/bin/sh"], input=f"echo {words}\n", text=True, check=True)
 
 
+def quiet_terminal(_marker: str) -> None:
+    """Tell a shell on a terminal that shows nothing."""
+    master, slave = os.openpty()
+    modes = termios.tcgetattr(slave)
+    modes[3] &= ~termios.ECHO
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
+    os.write(master, f"echo {os.environ['SECRET']}\n\4".encode())
+    subprocess.run(["/bin/sh"], stdin=slave, check=True)
+
+
+def behind_data(_marker: str) -> None:
+    """Tell a shell very much that does nothing, and then something."""
+    words = ("#" * 999 + "\n") * 3000 + f"echo {os.environ['SECRET']}\n"
+    subprocess.run(["/bin/sh"], input=words, text=True, check=True)
+
+
+def renamed_shell(_marker: str) -> None:
+    """Tell a copy of a shell that is not called one."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy("/bin/sh", Path(folder, "harmless"))
+        subprocess.run([copy], input=f"echo {os.environ['SECRET']}\n", text=True, check=True)
+
+
 def own_code(_marker: str) -> None:
     """Do it oneself, with code that is read from a file."""
     exec(Path(os.environ["CODE"]).read_text())  # noqa: S102 (that is the attack)
@@ -155,7 +178,7 @@ WAYS = {
     way.__name__: way
     for way in (
         daemon, memfd, deleted, loader, script, argv0, padding, short, bind, hide_log, remove_pins, shell_input,
-        own_code, ask_daemon, write_spool, push_input,
+        quiet_terminal, behind_data, renamed_shell, own_code, ask_daemon, write_spool, push_input,
     )
 }  # fmt: skip
 
