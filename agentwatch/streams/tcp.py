@@ -119,11 +119,20 @@ class Reassembler:
         return self._place(start, start + length, data[:length], fin=fin)
 
     def skipped(self, seq: int, what: Skipped) -> list[Data | Gap | Run]:
-        """Take a run of bytes that was stepped over; if a part of it is known already, the rest is a gap."""
+        """Take a run of bytes that was stepped over.
+
+        It tells more than captured bytes within it that wait for what is before them, and replaces these. If it is known
+        in part in any other way, the rest is a gap.
+        """
         if not what.length:
             return []
         if self._seq != _UNKNOWN and len(self._runs) < MAX_HELD_PIECES:
-            self._runs[self.offset + self._ahead(seq)] = what
+            start = self.offset + self._ahead(seq)
+            self._runs[start] = what
+            inside = [p for p in self._held if start <= p.start and p.end <= start + what.length]
+            if inside:
+                self._held_bytes -= _size(inside)
+                self._held = [p for p in self._held if p not in inside]
         pieces = self.segment(seq, b"", what.length)
         if not self._held:
             self._runs.clear()

@@ -434,8 +434,8 @@ def test_a_run_that_overlaps_is_a_gap_as_far_as_it_is_new() -> None:
     assert ahead.skipped(ISN + 11, what) == []
     assert ahead.acked(ISN + 111) == [Gap(10, 0), Run(100, 10, what)]
     overlapping = begun()
-    assert send(overlapping, 50, b"middle") == []
-    assert overlapping.skipped(ISN + 1, what) == [Gap(50, 0), Data(b"middle", 50), Gap(44, 56)]
+    assert send(overlapping, 90, b"over the end") == []
+    assert overlapping.skipped(ISN + 1, what) == [Gap(90, 0), Data(b"over the end", 90)]
     again = begun()
     send(again, 0, bytes(200))
     assert again.skipped(ISN + 1, what) == []
@@ -456,3 +456,11 @@ def test_a_run_that_is_ahead_waits_for_what_is_before_it() -> None:
     assert stream.skipped(ISN + 4, what) == []
     assert send(stream, 103, b"d") == []
     assert send(stream, 0, b"abc") == [Data(b"abc", 0), Run(100, 3, what), Data(b"d", 103)]
+
+
+def test_a_run_replaces_what_is_held_of_it() -> None:
+    stream = begun()
+    what = Skipped(100, 0, 0, 5, ord("D"))
+    assert send(stream, 40, bytes(20)) == []
+    assert stream.skipped(ISN + 1, what) == [Run(100, 0, what)]
+    assert send(stream, 100, b"d") == [Data(b"d", 100)]
