@@ -13,10 +13,12 @@ import sys
 import uuid
 from pathlib import Path
 
-from bench import drain, loading, report, throughput
+from bench import drain, limits, loading, report, throughput
 from tests.kernel.fix_postgres import PostgresServer
 from tests.kernel.fix_watch import Watch
 
+RATES = (1000, 2000, 5000, 10000, 20000, 50000, 0)
+"""Execs and sends a second."""
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
@@ -25,6 +27,8 @@ def main() -> None:
     arguments.add_argument("--seconds", type=int, default=10, help="of each pgbench run")
     arguments.add_argument("--pairs", type=int, default=5, help="of runs, outside and inside the watch")
     arguments.add_argument("--transactions", type=int, default=20000, help="left in the ring for the recorder to drain")
+    arguments.add_argument("--download", type=int, default=2 << 30, help="bytes of the file that is fetched")
+    arguments.add_argument("--rows", type=int, default=1_000_000, help="of the result that is fetched")
     arguments.add_argument("--print", action="store_true", help="print the page and do not write it")
     options = arguments.parse_args()
     user = f"awbench-{uuid.uuid4().hex[:8]}"
@@ -41,12 +45,20 @@ def main() -> None:
         rows = throughput.measure(place, options.pairs, options.seconds)
         progress("draining what waits in the ring")
         drained = drain.measure(watch, server, options.transactions)
+        progress("payload that nobody reads")
+        payload = limits.download(watch, place.uid, options.download, options.pairs)
+        result = limits.select(watch, server, place.uid, options.rows, options.pairs)
+        rates = []
+        for rate in limits.rates(watch, options.seconds, RATES):
+            progress(f"{rate.kind} {rate.wanted or 'as fast as it goes'}: {rate.reached:,.0f}/s, {rate.lost} lost")
+            rates.append(rate)
     finally:
         watch.stop()
         server.stop()
         subprocess.run(["/usr/sbin/userdel", user], check=True)
     arguments_given = f' BENCH_ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""
     page = report.page(f"make bench{arguments_given}", server.version, load, rows, drained)
+    page += report.limits(payload, result, rates)
     if options.print:
         print(page)
     else:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.drain import Drained
+    from bench.limits import Payload, Rate, Rows
     from bench.throughput import Row
 
 _HEAD = """\
@@ -81,3 +82,36 @@ def _rest(load_seconds: float, drained: Drained) -> str:
 | from ready to {drained.records:,} records logged | {took:.1f} s, {rate:,.0f} records/s |
 | `agentwatch index` of those records | {drained.index_seconds:.1f} s, {index_rate:,.0f} records/s |
 """
+
+
+def limits(payload: Payload, result: Rows, rates: Sequence[Rate]) -> str:
+    """Return the part of the page about what the ring can take."""
+    lines = [
+        f"""
+## Payload that nobody reads
+
+| what | bytes | outside | inside | inside/outside | ring |
+|---|---|---|---|---|---|
+| a file over HTTP | {payload.bytes:,} | {payload.outside:.1f} s | {payload.inside:.1f} s |\
+ {payload.outside / payload.inside:.2f} | {payload.ring:,} bytes |
+| `SELECT` of {result.rows:,} rows ({result.recorded:,} recorded) | {result.bytes:,} | {result.outside:.1f} s |\
+ {result.inside:.1f} s | {result.outside / result.inside:.2f} | {result.ring:,} bytes |
+
+The file passes at full speed while the recorder has not seen its beginning yet: most of its ring bytes are of those
+milliseconds. The times of `SELECT` hold the start of psql, and inside that of `agentwatch run`.
+
+## Rates
+
+Two processes that run `/bin/true`, or send 64 bytes of SQL over TCP, evenly; the ring has its default size. What
+is lost is declared in the log.
+
+| load | wanted | reached | events | lost |
+|---|---|---|---|---|
+"""
+    ]
+    lines += [
+        f"| {rate.kind} | {f'{rate.wanted:,}/s' if rate.wanted else 'all'} | {rate.reached:,.0f}/s |"
+        f" {rate.events:,} | {rate.lost:,} |\n"
+        for rate in rates
+    ]
+    return "".join(lines)

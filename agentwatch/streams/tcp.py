@@ -121,8 +121,8 @@ class Reassembler:
     def skipped(self, seq: int, what: Skipped) -> list[Data | Gap | Run]:
         """Take a run of bytes that was stepped over.
 
-        It tells more than captured bytes within it that wait for what is before them, and replaces these. If it is known
-        in part in any other way, the rest is a gap.
+        It tells more than captured bytes within it that wait for what is before them, and replaces these. If it is
+        known in part in any other way, the rest is a gap.
         """
         if not what.length:
             return []
