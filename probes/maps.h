@@ -141,6 +141,7 @@ struct flow {
 	u32 rest; /* bytes of a message that are still to come */
 	u8 following;
 	u8 kind; /* of the run: D, d, or 0: none */
+	u8 message; /* of the last run: what is searched for */
 	u8 wanted; /* somebody wants the run to be told when the flow is left */
 	u8 partial_len;
 	u8 partial[4]; /* a header's first bytes, at the end of the last packet */

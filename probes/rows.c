@@ -108,14 +108,14 @@ static inline __attribute__((always_inline)) int walk_on(struct __sk_buff *skb, 
 	return 1;
 }
 
-/* Length of the DataRow at this place of the payload, 0 if there is none. */
+/* Length of the message of this type at this place of the payload, 0 if there is none. */
 static inline __attribute__((always_inline)) u64 row_at(struct __sk_buff *skb, struct packet *p,
-							u64 at)
+							u64 at, u8 type)
 {
 	u8 head[MESSAGE_HEADER];
 
 	if (at + MESSAGE_HEADER > p->payload ||
-	    bpf_skb_load_bytes(skb, p->offset + at, head, MESSAGE_HEADER) || head[0] != 'D')
+	    bpf_skb_load_bytes(skb, p->offset + at, head, MESSAGE_HEADER) || head[0] != type)
 		return 0;
 	return message_bytes(word_of(head + 1));
 }
@@ -125,13 +125,14 @@ static inline __attribute__((always_inline)) int search(struct __sk_buff *skb, s
 							struct flow *f)
 {
 	struct walk *w = &f->walk;
+	u8 type = f->message ?: 'D';
 	u64 row = 0, at;
 	int i;
 
 	f->searches--;
 	__builtin_memset(w, 0, sizeof(*w));
 	for (i = 0; i < SEARCH_BYTES; i++) {
-		row = row_at(skb, p, i);
+		row = row_at(skb, p, i, type);
 		if (row)
 			break;
 	}
@@ -140,7 +141,7 @@ static inline __attribute__((always_inline)) int search(struct __sk_buff *skb, s
 		if (!row)
 			return -1;
 		at += row;
-		row = row_at(skb, p, at);
+		row = row_at(skb, p, at, type);
 	}
 	w->at = at; /* the rows that were looked at are copied */
 	f->from = p->seq;
@@ -232,6 +233,8 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 		if (kind && !whole)
 			to = w->run_at;
 	}
+	if (f->kind)
+		f->message = f->kind;
 	if (!whole) {
 		if (f->kind && put_run(a, o, cookie, &r, f->partial)) {
 			if (holds(a->cgroup))

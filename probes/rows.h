@@ -11,8 +11,8 @@
  * client sends is never stepped over.
  *
  * Packets can come out of order, when a server moves to another CPU. Then what they hold
- * cannot be followed, and the rows behind them are searched for: some DataRow messages,
- * each where the one before it ends.
+ * cannot be followed, and the rows behind them are searched for: some messages of the
+ * last run's type, each where the one before it ends.
  *
  * A run is told when it ends, when the client speaks (its acknowledgement proves to
  * the reader that there were bytes), and after RUN_BYTES or RUN_NS. Packets of a
