@@ -68,7 +68,7 @@ def test_statements_are_those_that_were_run(config: Config) -> None:
         ("COMMIT", "ok", None),
     ]
     assert [(r["db.query.text"], r["transport"], r["seen_by"]) for r in second] == [
-        ("SELECT 3 AS over_unix", "unix", "unix")
+        ("SELECT 3 AS over_unix", "unix", "receiver")
     ]
     prepared = [b for b in benches if b[0]["params"]]
     assert [len(b) for b in prepared] == [20, 20]

@@ -44,9 +44,9 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-@pytest.fixture
-def crowded(agent_user: str) -> Iterator[Watch]:
-    instance = Watch(agent_user, ring_bytes=SMALL_RING)
+@pytest.fixture(params=[SMALL_RING, None], ids=["small-ring", "default-ring"])
+def crowded(agent_user: str, request: pytest.FixtureRequest) -> Iterator[Watch]:
+    instance = Watch(agent_user, ring_bytes=request.param)
     try:
         instance.start()
         yield instance
@@ -54,7 +54,7 @@ def crowded(agent_user: str) -> Iterator[Watch]:
         instance.stop()
 
 
-def test_a_storm_in_a_ring_too_small_is_recorded_or_declared(crowded: Watch, storm: Path) -> None:
+def test_a_storm_is_recorded_or_declared(crowded: Watch, storm: Path, request: pytest.FixtureRequest) -> None:
     rounds = max(EVENTS // (WORKERS * EVENTS_A_ROUND), 1)
     run = crowded.run(str(storm), str(WORKERS), str(rounds), timeout=1500)
     crowded.wait_drained()
@@ -63,11 +63,12 @@ def test_a_storm_in_a_ring_too_small_is_recorded_or_declared(crowded: Watch, sto
     declared = sum(r["count"] for r in gaps)
     account = f"{status['seen']} seen, {status['received']} received, {declared} declared lost in {len(gaps)} gaps"
     sys.stderr.write(f"{account}\n")  # what -s shows of a run at full size
-    assert status["lost"] > 0, "the ring was never full: the test proves nothing"
+    if "small-ring" in request.node.name:
+        assert status["lost"] > 0, "the ring was never full: the test proves nothing"
     assert declared == status["lost"]
     assert status["seen"] == status["received"] + status["undecodable"] + declared
     assert status["unaccounted"] == 0
-    assert {r.get("session") for r in gaps} == {run.session}
+    assert {r.get("session") for r in gaps} <= {run.session}
     assert crowded.cli("verify").returncode == 0
 
 
