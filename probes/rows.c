@@ -248,7 +248,9 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 			p->payload = to - from;
 			if (to < payload)
 				p->tcp_flags &= ~TCP_FIN;
-			if (put_packet(skb, p, o, a, cookie, AW_IN)) {
+			if (!has_room(a->cgroup, sizeof(struct aw_wire) + p->payload,
+				      PATIENCE_PAYLOAD) ||
+			    put_packet(skb, p, o, a, cookie, AW_IN)) {
 				f->following = 0;
 				return without_room(a, p->payload);
 			}
@@ -311,44 +313,40 @@ int on_rows(struct __sk_buff *skb)
 	struct owner owner = {};
 	struct packet p = {};
 	struct account a;
-	int result, state;
+	int result, state = 0, whole = 0;
 
 	if (known)
 		owner = *known;
 	else
 		owner.cgroup = bpf_skb_cgroup_id(skb);
-	if (!f || !open_account(&a, AW_P_INGRESS, owner.cgroup))
+	if (!open_account(&a, AW_P_INGRESS, owner.cgroup))
 		return 1;
 	if (parse(skb, &p)) {
 		lose(&a, AW_LOST_MEMORY, skb->len);
 		return 1;
 	}
 	p.copied = 1;
-	if (f->walker != (u64)skb || !f->taken) {
-		/* Everything may have to be copied: whether that fits is settled before anything changes. */
-		if (!has_room(a.cgroup, 2 * sizeof(struct aw_wire) + p.payload, PATIENCE_PAYLOAD))
-			return without_room(&a, p.payload);
+	if (!f) {
+		whole = 1; /* the recorder has just forgotten it */
+	} else if (f->walker != (u64)skb || !f->taken) {
 		if (!take_flow_patiently(f)) {
-			if (put_packet(skb, &p, &owner, &a, cookie, AW_IN))
-				return without_room(&a, p.payload);
-			return 1;
-		}
-		if (is_body(&p, f)) {
+			whole = 1;
+		} else if (is_body(&p, f)) {
 			tell_long_run(f, &a, &owner, cookie);
 			leave_flow(f);
 			return 1;
-		}
-		if (f->following && (s32)(p.seq - f->next) < 0) {
-			/* It came late, and following has begun behind it. */
+		} else if (f->following && (s32)(p.seq - f->next) < 0) {
+			whole = 1; /* it came late, and following has begun behind it */
 			leave_flow(f);
-			if (put_packet(skb, &p, &owner, &a, cookie, AW_IN))
-				return without_room(&a, p.payload);
-			return 1;
+		} else {
+			f->walker = (u64)skb;
+			state = f->following ? begin_walk(skb, &p, f) : -1;
 		}
-		f->walker = (u64)skb;
-		state = f->following ? begin_walk(skb, &p, f) : -1;
-	} else {
-		state = 0;
+	}
+	if (whole || !f) {
+		if (put_packet(skb, &p, &owner, &a, cookie, AW_IN))
+			return without_room(&a, p.payload);
+		return 1;
 	}
 	if (!state)
 		state = walk_on(skb, &p, &f->walk);
