@@ -134,11 +134,13 @@ struct flow {
 	/* FLOW_ROWS, of what comes in: */
 	u32 from; /* if following: everything from this sequence number on was told or is in the run, */
 	u32 next; /* up to this one */
+	u32 top; /* end of what was told or stepped over, in whatever order it came, if met */
 	u32 start; /* of the run; its bytes so far, and its messages */
 	u32 length;
 	u32 rows;
 	u32 lead; /* bytes at its start of a message that was told of before */
 	u32 rest; /* bytes of a message that are still to come */
+	u8 met;
 	u8 following;
 	u8 kind; /* of the run: D, d, or 0: none */
 	u8 message; /* of the last run: what is searched for */

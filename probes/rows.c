@@ -159,6 +159,8 @@ static inline __attribute__((always_inline)) int begin_walk(struct __sk_buff *sk
 	__builtin_memset(w, 0, sizeof(*w));
 	if (p->seq != f->next || !p->payload || p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST))
 		return -1;
+	if (f->kind && !f->length && !is_fresh(f, p))
+		return -1;
 	w->at = f->rest;
 	w->kind = f->kind;
 	w->inherited = f->kind != 0;
@@ -182,6 +184,10 @@ static inline __attribute__((always_inline)) int is_body(struct packet *p, struc
 		return ahead + payload <= 0 && (s32)(p->seq - f->from) >= 0;
 	if (!f->kind || f->partial_len || ahead + payload > f->rest)
 		return 0;
+	/* What was told of it already waits at the reader for the run that it is in, if the run has bytes before it. */
+	if (!f->length && f->next != f->top)
+		return 0;
+	reach_top(f, p->seq + payload);
 	f->next += ahead + payload;
 	f->length += ahead + payload;
 	f->rest -= ahead + payload;
@@ -210,14 +216,14 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 	u64 next = p->seq + (u32)payload;
 	u64 partial_len = 0;
 	u8 kind = 0;
-	int whole = 0;
+	int whole = 0, fresh = is_fresh(f, p);
 
 	if (!broken) {
 		if (w->at < payload)
 			partial_len = payload - w->at;
 		kind = w->kind;
 		whole = w->inherited && !w->cut;
-		if (!whole && kind && payload - w->run_at < RUN_FROM)
+		if (!whole && (!fresh || payload - w->run_at < RUN_FROM))
 			kind = 0;
 		if (w->cut) {
 			r.rows = w->cut_rows;
@@ -256,9 +262,10 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 			}
 		}
 	}
+	reach_top(f, next);
 	f->next = next;
 	if (broken) {
-		f->following = is_ready(skb, p);
+		f->following = fresh && is_ready(skb, p);
 		f->from = next;
 		if (f->following)
 			f->searches = SEARCHES;
@@ -331,12 +338,17 @@ int on_rows(struct __sk_buff *skb)
 	} else if (f->walker != (u64)skb || !f->taken) {
 		if (!take_flow_patiently(f)) {
 			whole = 1;
+			reach_top(f, p.seq + p.payload);
 		} else if (is_body(&p, f)) {
 			tell_long_run(f, &a, &owner, cookie);
 			leave_flow(f);
 			return 1;
-		} else if (f->following && (s32)(p.seq - f->next) < 0) {
-			whole = 1; /* it came late, and following has begun behind it */
+		} else if (f->following && (s32)(p.seq - f->from) < 0 &&
+			   (s32)(p.seq + (u32)p.payload - f->next) <= 0) {
+			/* It came late, and following has begun behind it, or in it. */
+			if ((s32)(p.seq + (u32)p.payload - f->from) > 0)
+				p.payload = f->from - p.seq;
+			whole = 1;
 			leave_flow(f);
 		} else {
 			f->walker = (u64)skb;

@@ -64,6 +64,20 @@ static inline __attribute__((always_inline)) void leave_flow(struct flow *f)
 	__sync_val_compare_and_swap(&f->taken, 1ULL, 0ULL);
 }
 
+/* Nothing at or behind this packet was told: what is stepped over from here on is not known to the reader. */
+static inline __attribute__((always_inline)) int is_fresh(struct flow *f, struct packet *p)
+{
+	return !f->met || (s32)(p->seq - f->top) >= 0;
+}
+
+static inline __attribute__((always_inline)) void reach_top(struct flow *f, u32 end)
+{
+	if (f->met && (s32)(end - f->top) <= 0)
+		return;
+	f->top = end;
+	f->met = 1;
+}
+
 /* A run as it is told. */
 struct run {
 	u32 start;
@@ -189,7 +203,7 @@ static inline __attribute__((always_inline)) int is_ready(struct __sk_buff *skb,
 /* A packet of a result that was followed once, and is long enough to find a row in. */
 static inline __attribute__((always_inline)) int may_search(struct packet *p, struct flow *f)
 {
-	return !f->following && f->searches && p->payload >= SEARCH_FROM && p->copied &&
+	return !f->following && f->searches && p->payload >= SEARCH_FROM && is_fresh(f, p) &&
 	       !(p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST));
 }
 
@@ -206,10 +220,12 @@ static inline __attribute__((always_inline)) void note_boundary(struct __sk_buff
 {
 	if (!take_flow(f))
 		return;
-	if (!p->payload || (f->following && (s32)(p->seq + (u32)p->payload - f->next) <= 0)) {
-		leave_flow(f); /* nothing new */
+	if (!p->payload || !is_fresh(f, p)) {
+		reach_top(f, p->seq + p->payload);
+		leave_flow(f); /* it repeats something, or came late */
 		return;
 	}
+	reach_top(f, p->seq + p->payload);
 	f->following = is_ready(skb, p);
 	if (f->following)
 		f->searches = SEARCHES;
