@@ -263,6 +263,17 @@ class Watch:
         records = (decode(payload) for _, payload in LogReader(self.log_dir).records())
         return [record for record in records if record["kind"] == kind]
 
+    def final_opaque(self, session: str) -> list[Record]:
+        """Return the last words about the unread connections of a session that ended; they come a moment after it."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            found = [r for r in self.records("opaque") if r.get("session") == session and r["final"]]
+            if found:
+                return found
+            self.check_recorder()
+            time.sleep(0.1)
+        pytest.fail(f"no final record of a connection of session {session}")
+
     def commands(self, session: str) -> list[Row]:
         """Return the commands (execs) of a session in the order of the log."""
         found = [row for row in self.rows("commands") if row["session"] == session]

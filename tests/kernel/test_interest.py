@@ -63,7 +63,7 @@ def test_a_download_is_counted_exactly_and_not_copied(watch: Watch, agent_python
     run = watch.run(*agent_python, str(CLIENT), "127.0.0.1", str(web), "/file", str(PAUSE_SECONDS), timeout=600)
     watch.wait_drained()
     assert int(run.stdout.split()[0]) == DOWNLOAD
-    final = [r for r in watch.records("opaque") if r["session"] == run.session and r["final"]]
+    final = watch.final_opaque(run.session)
     assert [(r["transport"], r["reason"]) for r in final] == [("tcp", "unknown-protocol")]
     head = final[0]["bytes_in"] - DOWNLOAD
     assert 100 < head < 400, "the answer's HTTP header, and nothing else beside the file"

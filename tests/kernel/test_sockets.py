@@ -89,7 +89,7 @@ print(n)
 """
         run = watch.run(PYTHON, "-c", script)
         server.join()
-    final = [r for r in watch.records("opaque") if r.get("session") == run.session and r["final"]]
+    final = watch.final_opaque(run.session)
     assert [(r["peer"], r["reason"], r["bytes_out"], r["bytes_in"]) for r in final] == [
         (f"127.0.0.1:{port}", "unknown-protocol", received[0], int(run.stdout))
     ]
@@ -106,7 +106,7 @@ s = ssl._create_unverified_context().wrap_socket(socket.create_connection(("127.
 """
         run = watch.run(PYTHON, "-c", script, check=False)
         server.join()
-    final = [r for r in watch.records("opaque") if r.get("session") == run.session and r["final"]]
+    final = watch.final_opaque(run.session)
     assert [r["reason"] for r in final] == ["tls"]
     assert final[0]["bytes_out"] > 200
 
