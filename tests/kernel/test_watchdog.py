@@ -118,7 +118,7 @@ def test_pins_that_are_removed_with_their_folder_are_made_again(own_watch: Watch
     own_watch.run("/bin/true")
     own_watch.cli("probes", "upgrade")
     own_watch.run("/bin/true")
-    assert "upgrade" in {record["reason"] for record in own_watch.records("probe_attach")}
+    await_records(own_watch, "probe_attach", lambda record: record["reason"] == "upgrade")
     assert all(record["capturing"] for record in own_watch.records("probe_detach"))
 
 
