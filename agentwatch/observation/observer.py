@@ -87,7 +87,8 @@ class Observer:
     def tick(self, now: int, *, drained: bool = True) -> list[Record]:
         """Return what has become due by time alone (``now``: CLOCK_BOOTTIME): opaque flows, flows that ended.
 
-        ``drained``: every event until now was handled, so that a line without its end is one that has none yet.
+        ``drained``: every event until now was handled, so that a line without its end is one that has none yet, and a
+        process or a cgroup that is gone has no events left.
         """
         records: list[Record] = []
         if drained:
@@ -99,16 +100,21 @@ class Observer:
             for flow in self.flows.due(now)
         )
         self.flows.drop_closed()
-        self._end_forgotten(now, records)
+        if drained:
+            self._end_forgotten(now, records)
         return records
 
     def _end_forgotten(self, now: int, records: list[Record]) -> None:
-        """End sessions whose last events were lost: only then are the cgroups and /proc asked."""
-        self.tracker.ask_after_loss()
+        """End sessions whose last events were lost: only then are the cgroups and /proc asked.
+
+        What they say is older than the next time that everything is handled: a session ends only then, or what is
+        still in the ring would begin another one.
+        """
         for session in self.tracker.live():
             if session.empty:
                 session.members = {tgid for tgid in session.members if Path(f"/proc/{tgid}").exists()}
                 self._end_if_over(session, now, records)
+        self.tracker.ask_after_loss()
 
     # -- the life of processes
 
