@@ -9,11 +9,10 @@
 
 #include "sock.h"
 
-#define NR_SENDFILE	  40
-#define NR_IO_SUBMIT	  209
-#define NR_SPLICE	  275
-#define NR_IO_URING_ENTER 426
-#define IO_WORKER_FLAG	  0x10 /* PF_IO_WORKER */
+#define NR_SENDFILE    40
+#define NR_IO_SUBMIT   209
+#define NR_SPLICE      275
+#define IO_WORKER_FLAG 0x10 /* PF_IO_WORKER */
 
 /* How the running send came about, if it was none of the plain calls; 0: it was. */
 static inline __attribute__((always_inline)) u32 technique_of_send(void *sk)

@@ -204,13 +204,7 @@ static inline __attribute__((always_inline)) int finish_walk(struct __sk_buff *s
 							     u64 cookie, int broken)
 {
 	struct walk *w = &f->walk;
-	struct run r = { .start = f->start,
-			 .length = f->length,
-			 .lead = f->lead,
-			 .rest = f->rest,
-			 .rows = f->rows,
-			 .kind = f->kind,
-			 .partial_len = f->partial_len };
+	struct run r = run_of(f);
 	u64 payload = p->payload, from = 0, to = payload;
 	u32 offset = p->offset;
 	u64 next = p->seq + (u32)payload;

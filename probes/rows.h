@@ -89,6 +89,19 @@ struct run {
 	u8 partial_len;
 };
 
+static inline __attribute__((always_inline)) struct run run_of(struct flow *f)
+{
+	struct run r = { .start = f->start,
+			 .length = f->length,
+			 .lead = f->lead,
+			 .rest = f->rest,
+			 .rows = f->rows,
+			 .kind = f->kind,
+			 .partial_len = f->partial_len };
+
+	return r;
+}
+
 /* 0, or -1: no room. */
 static inline __attribute__((always_inline)) int put_run(struct account *a, struct owner *o,
 							 u64 cookie, struct run *r, u8 *partial)
@@ -128,13 +141,7 @@ static inline __attribute__((always_inline)) int put_run(struct account *a, stru
 static inline __attribute__((always_inline)) void tell_run(struct flow *f, struct account *a,
 							   struct owner *o, u64 cookie)
 {
-	struct run r = { .start = f->start,
-			 .length = f->length,
-			 .lead = f->lead,
-			 .rest = f->rest,
-			 .rows = f->rows,
-			 .kind = f->kind,
-			 .partial_len = f->partial_len };
+	struct run r = run_of(f);
 
 	if (!f->kind)
 		return;

@@ -277,10 +277,7 @@ class Flow:
         """
         self.touched = at
         start = self._near(position, self._sent or 0)
-        if not self._writers or self._writers[-1][1] != self.author:
-            self._writers.append((start, self.author))
-            if len(self._writers) > MAX_WRITERS:
-                del self._writers[0]
+        self._wrote(start)
         self._sent = start + total
         return self._authored(at)
 
@@ -372,10 +369,8 @@ class Flow:
 
     def _deliver(self, direction: Direction, data: bytes, at: Instant, items: list[Item]) -> None:
         if direction is Direction.OUT:
-            if self._sent is None and (not self._writers or self._writers[-1][1] != self.author):
-                self._writers.append((self._offset, self.author))
-                if len(self._writers) > MAX_WRITERS:
-                    del self._writers[0]
+            if self._sent is None:
+                self._wrote(self._offset)
             self._offset += len(data)
         if self.reason is not None:
             self.bytes[direction] += len(data)
@@ -387,6 +382,13 @@ class Flow:
             self._chunks.append((direction, data, at))
             self._kept += len(data)
             self._decide(items)
+
+    def _wrote(self, start: int) -> None:
+        """Remember that ``author`` wrote what begins at ``start``, if that is somebody else than before."""
+        if not self._writers or self._writers[-1][1] != self.author:
+            self._writers.append((start, self.author))
+            if len(self._writers) > MAX_WRITERS:
+                del self._writers[0]
 
     def _step_over(self, run: Skipped, at: Instant, items: list[Item]) -> None:
         messages = None

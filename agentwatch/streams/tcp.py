@@ -129,10 +129,10 @@ class Reassembler:
         if self._seq != _UNKNOWN and len(self._runs) < MAX_HELD_PIECES:
             start = self.offset + self._ahead(seq)
             self._runs[start] = what
-            inside = [p for p in self._held if start <= p.start and p.end <= start + what.length]
-            if inside:
-                self._held_bytes -= _size(inside)
-                self._held = [p for p in self._held if p not in inside]
+            outside = [p for p in self._held if p.start < start or p.end > start + what.length]
+            if len(outside) < len(self._held):
+                self._held = outside
+                self._held_bytes = _size(outside)
         pieces = self.segment(seq, b"", what.length)
         if not self._held:
             self._runs.clear()
