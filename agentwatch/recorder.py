@@ -33,6 +33,7 @@ from agentwatch.errors import BusyError, PrivilegeError, StoreError
 from agentwatch.kernel import abi, counters, holding, pins
 from agentwatch.kernel.interest import InterestMaps
 from agentwatch.kernel.ring import Ring
+from agentwatch.libraries import Libraries
 from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import LogWriter
 from agentwatch.observation.observer import Observer
@@ -101,6 +102,7 @@ class Recorder:
         self._losses_fd = pins.open_map(config, "losses")
         self._stopped_fd = pins.open_map(config, "stopped")
         self._interest = InterestMaps(config)
+        self._libraries = Libraries(config)
         self._held = frozenset(agent.name for agent in config.agents if agent.overflow == "hold")
         self._ledger = Ledger(from_start=self._ring.released == 0)
         self._skip_position, self._skip_count = -1, 0
@@ -199,6 +201,7 @@ class Recorder:
     def close(self) -> None:
         """Close everything; the log is whole."""
         self._canary_run.close()
+        self._libraries.close()
         self._watchdog.close()
         self._writer.close()
         self._ring.close()
@@ -271,7 +274,10 @@ class Recorder:
         self._ledger.take(event.h)
         self._canary.see(event)
         try:
-            return self._canary.withhold(self._observer.handle(position, event))
+            records = self._observer.handle(position, event)
+            if type(event) is abi.Mapped and (library := self._libraries.mapped(event)) is not None:
+                records.append(self._observer.library(event, library) | {"event": position})
+            return self._canary.withhold(records)
         except Exception as e:
             # A fault of ours on one event must not end the observation, nor meet the same event at each restart.
             log.exception("the event at ring position %d was not understood", position)
@@ -323,6 +329,9 @@ class Recorder:
         """Do what the watchdog and the canary have to do."""
         if now - self._watched_at >= WATCH_NS:
             self._watched_at = now
+            self._libraries.release()
+            for fields in self._libraries.restore():
+                self._append(self._observer.envelope("probe_detach") | fields)
             for kind, fields in self._watchdog.look(_boottime()):
                 if kind == "probe_detach":
                     log.error("%s: %s: %s", fields["pin"], fields["what"], fields["detail"])

@@ -31,8 +31,13 @@ UNKNOWN = "unknown"
 _NOTHING = -1
 """An id that nothing has: a slot that was empty when it was first looked at is not what is expected."""
 _CGROUP_HOOKS = frozenset(hook.link for hook in hooks.HOOKS if not isinstance(hook.target, str))
-_SLOTTED = frozenset(hook.link for hook in hooks.HOOKS if hook.type in hooks.DISPATCHED) | set(hooks.CONTINUATIONS)
+_SLOTTED = (
+    frozenset(hook.link for hook in hooks.HOOKS if hook.type in hooks.DISPATCHED)
+    | set(hooks.CONTINUATIONS)
+    | set(hooks.LIBRARY_PROGRAMS)
+)
 _PROGRAMS = {hook.link: hook.program for hook in hooks.HOOKS}
+_LIBRARY = {f"programs/{program}": program for program in hooks.LIBRARY_PROGRAMS}
 _CONTINUED = {f"maps/{table}": program for program, (table, _, _) in hooks.CONTINUATIONS.items()}
 
 
@@ -80,7 +85,11 @@ def differences(expected: View, found: View) -> dict[str, Difference]:
         if (difference := _pin_difference(name, expected, found)) is not None:
             result[name] = difference
     for link in expected.hooks:
-        name = f"maps/{hooks.CONTINUATIONS[link][0]}" if link in hooks.CONTINUATIONS else f"links/{link}"
+        name = f"links/{link}"
+        if link in hooks.CONTINUATIONS:
+            name = f"maps/{hooks.CONTINUATIONS[link][0]}"
+        elif link in hooks.LIBRARY_PROGRAMS:
+            name = f"programs/{link}"
         if (difference := _hook_difference(link, expected, found)) is not None:
             result[name] = difference
     for name, folder in found.folders.items():
@@ -239,7 +248,7 @@ class Watchdog:
 
 def _detach(pin: str, difference: Difference, since: int | None) -> Report:
     link = pin.removeprefix("links/") if pin.startswith("links/") else None
-    hook = _PROGRAMS.get(link or "") or _CONTINUED.get(pin)
+    hook = _PROGRAMS.get(link or "") or _CONTINUED.get(pin) or _LIBRARY.get(pin)
     fields = {"hook": hook, "link": link, "pin": pin, **difference._asdict()}
     return Report("probe_detach", fields if since is None else fields | {"since": since})
 

@@ -9,7 +9,7 @@
 #ifndef AGENTWATCH_ABI_H
 #define AGENTWATCH_ABI_H
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 
 enum aw_event_kind {
 	AW_FORK = 1,
@@ -28,6 +28,10 @@ enum aw_event_kind {
 	AW_OUTSIDE = 14,
 	AW_DIVERGENCE = 15,
 	AW_UNIX_CALL = 16,
+	AW_TLS = 17,
+	AW_TLS_RECORD = 18,
+	AW_TLS_END = 19,
+	AW_MAPPED = 20,
 };
 
 enum aw_program {
@@ -45,7 +49,9 @@ enum aw_program {
 	AW_P_INPUT = 11,
 	AW_P_UNIX_COPY = 12,
 	AW_P_OUTSIDE = 13,
-	AW_P_COUNT = 14,
+	AW_P_TLS = 14,
+	AW_P_MAPPED = 15,
+	AW_P_COUNT = 16,
 };
 
 /* Why an event or a part of one did not reach the ring. */
@@ -99,6 +105,26 @@ enum aw_technique {
 	AW_T_PTRACE = 8,
 	AW_T_VM_WRITEV = 9,
 	AW_T_PIDFD_GETFD = 10,
+};
+
+/*
+ * What a uprobe's cookie says of the function that it is at. Its lowest four bits are one of
+ * the first five, the next four where the number of bytes is found.
+ */
+enum aw_call {
+	AW_CALL_WRITE = 1, /* (connection, buffer, length): plaintext to be sent */
+	AW_CALL_READ = 2, /* the same: plaintext that was received */
+	AW_CALL_IO = 3, /* (connection): sends or receives, but no plaintext is handed over */
+	AW_CALL_FREE = 4, /* (connection): it does not exist any more */
+	AW_CALL_RECORD = 5, /* (sink, buffer, length): ciphertext on its way out */
+	AW_CALL_KIND = 15,
+	AW_COUNT_INT = 16 * 0, /* returned, as an int */
+	AW_COUNT_LONG = 16 * 1, /* returned, as a ssize_t */
+	AW_COUNT_FOURTH = 16 * 4, /* where the fourth argument points, if 1 is returned */
+	AW_COUNT_FIFTH = 16 * 5,
+	AW_COUNT_WHERE = 16 * 15,
+	AW_CALL_GO = 256, /* registers as Go's functions have them */
+	AW_CALL_NO_BUFFER = 512, /* the second argument is a file, not a buffer */
 };
 
 /* What a read was made from. */
@@ -316,6 +342,54 @@ struct aw_input {
 	__u8 reserved[6];
 };
 _Static_assert(sizeof(struct aw_input) == 72, "aw_input");
+
+/*
+ * A piece of the plaintext of one call into a TLS library; followed by captured bytes. Of
+ * 0 bytes: the connection is now known to be on this socket. h.boottime: when the call
+ * began (AW_OUT), or when it ended.
+ */
+struct aw_tls {
+	struct aw_header h;
+	__u64 session; /* one value for each connection of a library */
+	__u64 cookie; /* of the socket, 0 when the library has none of its own */
+	__u64 position; /* of the call in the plaintext of this direction */
+	__u32 total; /* bytes of the whole call */
+	__u32 offset; /* of this piece in the call */
+	__u32 payload; /* bytes of this piece; with AW_F_SUPPRESSED of all calls since it was last told */
+	__u32 captured;
+	__u8 direction;
+	__u8 reserved[7];
+};
+_Static_assert(sizeof(struct aw_tls) == 88, "aw_tls");
+
+/* The beginning of what a library that has no socket of its own gives to be sent. */
+struct aw_tls_record {
+	struct aw_header h;
+	__u64 session;
+	__u32 total;
+	__u32 captured;
+	__u8 data[32];
+};
+_Static_assert(sizeof(struct aw_tls_record) == 88, "aw_tls_record");
+
+struct aw_tls_end {
+	struct aw_header h;
+	__u64 session;
+	__u64 position[2]; /* plaintext bytes out and in */
+};
+_Static_assert(sizeof(struct aw_tls_end) == 64, "aw_tls_end");
+
+/* A file was mapped to be executed that nobody has looked into; followed by path_len bytes as in aw_exec. */
+struct aw_mapped {
+	struct aw_header h;
+	__u64 inode;
+	__u64 address; /* of the mapping; 0: it is the program itself */
+	__u32 device; /* as in aw_exec */
+	__u16 path_len;
+	__u8 stopped; /* the process waits until somebody has */
+	__u8 path_flags; /* 1: path cut at the limit */
+};
+_Static_assert(sizeof(struct aw_mapped) == 64, "aw_mapped");
 
 /* Followed by path_len bytes. */
 struct aw_cgroup {

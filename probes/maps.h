@@ -52,6 +52,7 @@
 #define MAX_HOOKS 64
 MAP("prog", u32, u32, raw_programs, MAX_HOOKS);
 MAP("prog", u32, u32, tracepoint_programs, MAX_HOOKS);
+MAP("prog", u32, u32, uprobe_programs, MAX_HOOKS);
 
 /* Events. Written by every program, read by the recorder. Its size is the configuration's ring_bytes. */
 RING(ring, RING_PAGES);
@@ -89,7 +90,7 @@ struct tag {
 	u64 input; /* address of the inode that was its standard input when the program began */
 	u64 input_due; /* when its reads so far are paid for: boottime, ns */
 	u32 reader; /* 0: not looked at since the exec, READS_COMMANDS, READS_DATA */
-	u32 reserved;
+	u32 goroutines; /* it has made TLS calls from Go: whose call it is tells the goroutine, not the thread */
 };
 
 /* tgid -> tag. Written at fork, at cgroup attach, by the loader (what was there before); deleted at exit. */
@@ -107,6 +108,7 @@ MAP("hash", u64, struct owner, owners, MAX_SOCKETS);
 
 #define FLOW_COUNT 1
 #define FLOW_ROWS  2
+#define FLOW_TLS   3 /* ciphertext: what comes in is counted */
 
 /* A packet of a followed connection that is being walked through (rows.c). */
 struct walk {
@@ -128,7 +130,7 @@ struct flow {
 	u32 mode; /* FLOW_ */
 	u32 searches; /* left, for a row in the packets of a result that is not followed any more */
 	u64 taken; /* a lock that is tried */
-	/* FLOW_COUNT, by direction: bytes since it was last told of, and when that was */
+	/* FLOW_COUNT and FLOW_TLS, by direction: bytes since it was last told of, and when that was */
 	u64 untold[2];
 	u64 told_at[2];
 	/* FLOW_ROWS, of what comes in: */
@@ -153,7 +155,7 @@ struct flow {
 
 /*
  * Socket cookie -> flow. FLOW_ROWS: written by egress, or by the recorder for a connection that it joined;
- * FLOW_COUNT: by the recorder. Deleted by the recorder when the connection ended. Full: everything is copied.
+ * the others: by the recorder. Deleted by the recorder when the connection ended. Full: everything is copied.
  */
 MAP("hash", u64, struct flow, flows, MAX_SOCKETS);
 
@@ -250,6 +252,84 @@ struct scratch {
 };
 MAP("array", u32, struct scratch, scratch, CPUS);
 
+/* Calls into TLS libraries at one time. Full: the call is not seen, and its bytes on the wire are a surplus. */
+#define MAX_TLS_CALLS 16384
+/* Connections of TLS libraries at one time. */
+#define MAX_TLS_SESSIONS 65536
+/* Files that were mapped to be executed, or were looked into when the probes were loaded. */
+#define MAX_FILES 65536
+
+/* Whose call it is. */
+struct tls_caller {
+	u64 context; /* thread; of Go the address of the goroutine, which changes threads */
+	u32 tgid;
+	u32 reserved;
+};
+
+/* A call into a TLS library that has not returned, or whose bytes are being copied. */
+struct tls_call {
+	u64 connection; /* address of the library's object */
+	u64 buffer;
+	u64 length; /* of the buffer */
+	u64 count_at; /* where the number of bytes is put, 0: it is returned */
+	u64 stack; /* pointer at the entry */
+	u64 entered; /* boottime, ns */
+	u64 socket; /* cookie of the one that the call has used, 0: none */
+	/* when it has returned: */
+	u64 session;
+	u64 cookie;
+	u64 position;
+	u64 total;
+	u64 done;
+};
+
+/* Caller -> call. Written at the call's entry, deleted at its return and when the thread ends. */
+MAP("hash", struct tls_caller, struct tls_call, tls_calls, MAX_TLS_CALLS);
+
+struct tls_connection {
+	u64 address;
+	u32 tgid;
+	u32 reserved;
+};
+
+struct tls_session {
+	u64 id;
+	u64 cookie; /* of the socket that calls on it were seen to use, 0: none so far */
+	u64 position[2]; /* bytes of plaintext, by direction */
+	u64 untold[2]; /* of these, counted and not told yet; and when that was last done */
+	u64 told_at[2];
+};
+
+/* A library's connection -> session. Written at its first call, deleted when it is freed. Evicted: it begins anew. */
+MAP("lru_hash", struct tls_connection, struct tls_session, tls_sessions, MAX_TLS_SESSIONS);
+
+#define TLS_COUNTED 1 /* nobody reads its plaintext */
+#define TLS_TIED    2 /* it is known on which socket it is */
+
+/* Session -> TLS_ flags. Written by the recorder. Evicted: more is told than needed. */
+MAP("lru_hash", u64, u32, tls_verdicts, MAX_TLS_SESSIONS);
+
+/* A file: by the inode that the kernel has. */
+struct file_key {
+	u64 inode;
+	u32 device;
+	u32 reserved;
+};
+
+/* File -> 1: somebody has looked into it, or will. Written by library.c and by who looks. Evicted: told again. */
+MAP("lru_hash", struct file_key, u8, files, MAX_FILES);
+
+#define SETTING_HOLD 1 /* a process waits until the files that it maps were looked into */
+
+/* 0 -> SETTING_ flags. Written by the recorder. */
+MAP("array", u32, u32, settings, 1);
+
+/* tgid -> when it was stopped because of a file (boottime, ns). Emptied by the recorder. */
+MAP("hash", u32, u64, waiting, MAX_TAGS);
+
+/* 0 -> on_tls_more. Written by the loader. */
+MAP("prog", u32, u32, tls_continuation, 1);
+
 /* 0 -> on_more_pieces: the next buffers of a Unix socket call. Written by the loader. */
 MAP("prog", u32, u32, continuation, 1);
 
@@ -272,6 +352,10 @@ union abi_witness {
 	struct aw_unix unix_call;
 	struct aw_divergence divergence;
 	struct aw_input input;
+	struct aw_tls tls;
+	struct aw_tls_record tls_record;
+	struct aw_tls_end tls_end;
+	struct aw_mapped mapped;
 	struct aw_cgroup cgroup;
 	struct aw_counters counters;
 	struct aw_loss_key loss_key;
@@ -283,6 +367,7 @@ union abi_witness {
 	enum aw_flag flag;
 	enum aw_cgroup_operation operation;
 	enum aw_technique technique;
+	enum aw_call call;
 	enum aw_input_source source;
 	enum aw_omitted omitted;
 	u8 version[ABI_VERSION];

@@ -7,12 +7,10 @@
  * arguments come from the new address space at sched_process_exec, where the
  * kernel has just put them; no thread of the old one exists any more.
  */
-#include "sock.h"
+#include "path.h"
+#include "tls.h"
 
-#define PATH_COMPONENTS 128
-#define NAME_BYTES	256 /* NAME_MAX and NUL */
-#define PATH_BYTES	4096
-#define ARGV_CHUNK	32768ULL
+#define ARGV_CHUNK 32768ULL
 /* 1 MiB of arguments; beyond it the original length is still told. */
 #define ARGV_CHUNKS	 32
 #define FAILED_ARGS	 64
@@ -21,58 +19,6 @@
 #define S_IFMT_BITS	       0170000
 #define SIGNAL_GROUP_EXIT_FLAG 4
 #define TMPFS_MAGIC_NR	       0x01021994
-
-/*
- * Write the names from a dentry up to the root of the namespace into
- * data[offset...], leaf first, each ended by NUL. Returns the offset after them;
- * *cut is set to bit when something did not fit.
- */
-static inline __attribute__((always_inline)) u64 put_path(struct scratch *s, u64 offset, void *path,
-							  u16 *cut, u16 bit)
-{
-	u64 limit = offset + PATH_BYTES - NAME_BYTES;
-	void *dentry = NULL;
-	void *mnt = NULL;
-	int i;
-
-	KREAD(dentry, path, OFF(path, dentry));
-	KREAD(mnt, path, OFF(path, mnt));
-	for (i = 0; i < PATH_COMPONENTS; i++) {
-		void *root = NULL;
-		void *parent = NULL;
-		void *name = NULL;
-		long n;
-
-		KREAD(root, mnt, OFF(vfsmount, mnt_root));
-		if (dentry == root) {
-			void *mount = mnt - OFF(mount, mnt);
-			void *up = NULL;
-
-			KREAD(up, mount, OFF(mount, mnt_parent));
-			if (up == mount || !up)
-				return offset;
-			KREAD(dentry, mount, OFF(mount, mnt_mountpoint));
-			mnt = up + OFF(mount, mnt);
-			continue;
-		}
-		KREAD(parent, dentry, OFF(dentry, d_parent));
-		if (parent == dentry || !parent)
-			return offset; /* a file system that is mounted nowhere, as a memfd's */
-		if (offset > limit)
-			break;
-		KREAD(name, dentry, OFF(dentry, d_name) + OFF(qstr, name));
-		KEEP_BOUND(offset);
-		if (offset >= SCRATCH_BYTES / 4)
-			break;
-		n = bpf_probe_read_kernel_str(s->data + offset, NAME_BYTES, name);
-		if (n <= 0 || n > NAME_BYTES)
-			break;
-		offset += n;
-		dentry = parent;
-	}
-	*cut |= bit;
-	return offset;
-}
 
 /* Flags and identity of the file that is being run. */
 static inline __attribute__((always_inline)) void describe_exe(struct aw_exec *e, void *file)
@@ -352,6 +298,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!tag || !open_account(&a, AW_P_EXIT, tag->cgroup))
 		return 0;
+	forget_tls_call();
 	KREAD(signal, task, OFF(task_struct, signal));
 	KREAD(live, signal, OFF(signal_struct, live));
 	if (live > 0)
@@ -372,6 +319,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		e.h.flags |= AW_F_CORE;
 	e.ppid = parent_tgid(task);
 	stopped.delete(&tgid);
+	waiting.delete(&tgid);
 	submit(&a, &e, sizeof(e), 0);
 	return 0;
 }

@@ -16,6 +16,7 @@
  * of the expected ones (io_uring, splice) is marked AW_F_ASYNC and declared.
  */
 #include "divergence.h"
+#include "tls.h"
 
 #define MSG_OOB_FLAG	 1
 #define MSG_PEEK_FLAG	 2
@@ -546,6 +547,7 @@ int on_sock_send(struct bpf_raw_tracepoint_args *ctx)
 			return 0;
 		if (!tag)
 			return foreign_send(sk, family);
+		note_tls_socket(tag, cookie_of_sock(sk));
 		if (has_packets(sk, cookie_of_sock(sk))) {
 			inet_sent(tag, sk, family);
 			return 0;
@@ -583,7 +585,11 @@ int on_sock_recv(struct bpf_raw_tracepoint_args *ctx)
 			return read_by_peer(ctx, tag, sk, r, result);
 	}
 	if (family == FAMILY_INET || family == FAMILY_INET6) {
-		if (!tag || has_packets(sk, cookie_of_sock(sk)))
+		if (!tag)
+			return 0;
+		if (result)
+			note_tls_socket(tag, cookie_of_sock(sk));
+		if (has_packets(sk, cookie_of_sock(sk)))
 			return 0;
 	} else if (family != FAMILY_UNIX) {
 		return 0;

@@ -60,7 +60,9 @@ static inline __attribute__((always_inline)) int on_packet(struct __sk_buff *skb
 	p.copied = p.protocol == PROTOCOL_TCP && !p.fragment;
 	if (p.copied)
 		f = flows.lookup(&cookie);
-	if (f && f->mode == FLOW_COUNT) {
+	if (f && f->mode == FLOW_TLS && direction == AW_OUT)
+		f = NULL;
+	if (f && (f->mode == FLOW_COUNT || f->mode == FLOW_TLS)) {
 		p.copied = 0;
 		if (p.payload && !(p.tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST)) &&
 		    !count_packet(f, &p, &a, direction))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 4
+VERSION = 5
 
 
 class EventKind(IntEnum):
@@ -35,6 +35,10 @@ class EventKind(IntEnum):
     OUTSIDE = 14
     DIVERGENCE = 15
     UNIX_CALL = 16
+    TLS = 17
+    TLS_RECORD = 18
+    TLS_END = 19
+    MAPPED = 20
 
 
 class Program(IntEnum):
@@ -54,7 +58,9 @@ class Program(IntEnum):
     P_INPUT = 11
     P_UNIX_COPY = 12
     P_OUTSIDE = 13
-    P_COUNT = 14
+    P_TLS = 14
+    P_MAPPED = 15
+    P_COUNT = 16
 
 
 class Lost(IntEnum):
@@ -118,6 +124,24 @@ class Technique(IntEnum):
     T_PIDFD_GETFD = 10
 
 
+class Call(IntEnum):
+    """``enum aw_call``: what a uprobe's cookie says of its function: one of the first five, and the rest."""
+
+    CALL_WRITE = 1
+    CALL_READ = 2
+    CALL_IO = 3
+    CALL_FREE = 4
+    CALL_RECORD = 5
+    CALL_KIND = 15
+    COUNT_INT = 0
+    COUNT_LONG = 16
+    COUNT_FOURTH = 64
+    COUNT_FIFTH = 80
+    COUNT_WHERE = 240
+    CALL_GO = 256
+    CALL_NO_BUFFER = 512
+
+
 class InputSource(IntEnum):
     """``enum aw_input_source``: what a read was made from."""
 
@@ -144,6 +168,7 @@ ENUMS: dict[str, type[IntEnum | IntFlag]] = {
     "aw_flag": Flag,
     "aw_cgroup_operation": CgroupOperation,
     "aw_technique": Technique,
+    "aw_call": Call,
     "aw_input_source": InputSource,
     "aw_omitted": Omitted,
 }
@@ -270,6 +295,29 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("source", "B"),
         ("omitted", "B"),
         ("reserved", "6s"),
+    ),
+    "aw_tls": (
+        ("h", ""),
+        ("session", "Q"),
+        ("cookie", "Q"),
+        ("position", "Q"),
+        ("total", "I"),
+        ("offset", "I"),
+        ("payload", "I"),
+        ("captured", "I"),
+        ("direction", "B"),
+        ("reserved", "7s"),
+    ),
+    "aw_tls_record": (("h", ""), ("session", "Q"), ("total", "I"), ("captured", "I"), ("data", "32s")),
+    "aw_tls_end": (("h", ""), ("session", "Q"), ("position", "2Q")),
+    "aw_mapped": (
+        ("h", ""),
+        ("inode", "Q"),
+        ("address", "Q"),
+        ("device", "I"),
+        ("path_len", "H"),
+        ("stopped", "B"),
+        ("path_flags", "B"),
     ),
     "aw_cgroup": (("h", ""), ("id", "Q"), ("operation", "I"), ("path_len", "I")),
     "aw_counters": (
@@ -489,6 +537,48 @@ class Input(NamedTuple):
     data: bytes
 
 
+class Tls(NamedTuple):
+    """``struct aw_tls`` and its bytes: a piece of the plaintext of one call into a TLS library."""
+
+    h: Header
+    session: int
+    cookie: int
+    position: int
+    total: int
+    offset: int
+    payload: int
+    direction: int
+    data: bytes
+
+
+class TlsRecord(NamedTuple):
+    """``struct aw_tls_record``: the beginning of what a library without a socket gives to be sent."""
+
+    h: Header
+    session: int
+    total: int
+    data: bytes
+
+
+class TlsEnd(NamedTuple):
+    """``struct aw_tls_end``; ``position``: plaintext bytes out and in."""
+
+    h: Header
+    session: int
+    position: tuple[int, int]
+
+
+class Mapped(NamedTuple):
+    """``struct aw_mapped``: a file is mapped to be executed that nobody has looked into; ``stopped``: it waits."""
+
+    h: Header
+    inode: int
+    address: int
+    device: int
+    stopped: bool
+    path: bytes
+
+
 class Cgroup(NamedTuple):
     """``struct aw_cgroup``."""
 
@@ -515,12 +605,17 @@ Event = (
     | Cgroup
     | Outside
     | Divergence
+    | Tls
+    | TlsRecord
+    | TlsEnd
+    | Mapped
 )
 
 _FORK, _EXEC, _ARGV, _EXEC_FAILED = (layout(f"aw_{n}") for n in ("fork", "exec", "argv", "exec_failed"))
 _EXIT, _CONNECT, _WIRE, _SOCK_END = (layout(f"aw_{n}") for n in ("exit", "connect", "wire", "sock_end"))
 _UNIX_OPEN, _UNIX, _INPUT, _CGROUP = (layout(f"aw_{n}") for n in ("unix_open", "unix", "input", "cgroup"))
 _ROWS, _DIVERGENCE = (layout(f"aw_{n}") for n in ("rows", "divergence"))
+_TLS, _TLS_RECORD, _TLS_END, _MAPPED = (layout(f"aw_{n}") for n in ("tls", "tls_record", "tls_end", "mapped"))
 COUNTERS, LOSS_KEY, LOSS = layout("aw_counters"), layout("aw_loss_key"), layout("aw_loss")
 _CUT_EXE, _CUT_CWD = 1, 2
 
@@ -666,6 +761,28 @@ def _cgroup(data: bytes) -> Cgroup:
     return Cgroup(Header(*h), cgroup_id, operation, data[_CGROUP.size : _CGROUP.size + path_len].rstrip(b"\0"))
 
 
+def _tls(data: bytes) -> Tls:
+    *h, session, cookie, position, total, offset, payload, captured, way, _ = _TLS.unpack_from(data)
+    captured_data = data[_TLS.size : _TLS.size + captured]
+    return Tls(Header(*h), session, cookie, position, total, offset, payload, way, captured_data)
+
+
+def _tls_record(data: bytes) -> TlsRecord:
+    *h, session, total, captured, begin = _TLS_RECORD.unpack_from(data)
+    return TlsRecord(Header(*h), session, total, begin[:captured])
+
+
+def _tls_end(data: bytes) -> TlsEnd:
+    *h, session, out, into = _TLS_END.unpack_from(data)
+    return TlsEnd(Header(*h), session, (out, into))
+
+
+def _mapped(data: bytes) -> Mapped:
+    *h, inode, address, device, path_len, stopped, flags = _MAPPED.unpack_from(data)
+    path = _path(data[_MAPPED.size : _MAPPED.size + path_len], cut=bool(flags & _CUT_EXE))
+    return Mapped(Header(*h), inode, address, device, bool(stopped), path)
+
+
 _DECODERS: dict[int, Callable[[bytes], Event]] = {
     EventKind.FORK: _fork,
     EventKind.EXEC: _exec,
@@ -683,6 +800,10 @@ _DECODERS: dict[int, Callable[[bytes], Event]] = {
     EventKind.CGROUP: _cgroup,
     EventKind.OUTSIDE: _outside,
     EventKind.DIVERGENCE: _divergence,
+    EventKind.TLS: _tls,
+    EventKind.TLS_RECORD: _tls_record,
+    EventKind.TLS_END: _tls_end,
+    EventKind.MAPPED: _mapped,
 }
 _KIND_AT = 4
 

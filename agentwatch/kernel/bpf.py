@@ -33,6 +33,10 @@ _BTF_ID_IN_MAP_INFO = 64
 _LINK_CGROUP_AT = 16
 _PROGRAM_TAG_AT, _TAG_BYTES = 8, 8
 _INFO_BYTES = 256
+_SYS_BPF, _BPF_LINK_CREATE, _BPF_TRACE_UPROBE_MULTI = 321, 28, 48
+_ATTR_BYTES = 128
+_UPROBE_MULTI = struct.Struct("<IIII4QIII")
+"""union bpf_attr: program, 0, attach type, 0; path, offsets, reference counters, cookies; count, flags, process."""
 
 LINK_RAW_TRACEPOINT = 1
 LINK_CGROUP = 3
@@ -137,6 +141,22 @@ def attach_tracepoint(program: int, tracepoint: str, attach_type: int) -> int:
         return _check(link, f"attaching to the tracepoint {tracepoint}")
     finally:
         os.close(event)
+
+
+def attach_uprobes(program: int, path: str, offsets: list[int], cookies: list[int], *, at_return: bool) -> int:
+    """Attach a program to places in a file, for every process that maps it; return the one link (since Linux 6.6).
+
+    ``offsets`` are in the file. libbpf offers this from 1.3 on, Debian 12 has 1.1: hence the bare system call.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    places = (ctypes.c_uint64 * len(offsets))(*offsets)
+    words = (ctypes.c_uint64 * len(cookies))(*cookies)
+    addresses = (ctypes.addressof(name), ctypes.addressof(places), 0, ctypes.addressof(words))
+    request = _UPROBE_MULTI.pack(program, 0, _BPF_TRACE_UPROBE_MULTI, 0, *addresses, len(offsets), int(at_return), 0)
+    attributes = ctypes.create_string_buffer(request, _ATTR_BYTES)
+    libc = ctypes.CDLL(None, use_errno=True)
+    link: int = libc.syscall(_SYS_BPF, _BPF_LINK_CREATE, attributes, _ATTR_BYTES)
+    return _check(link, f"attaching to {path}")
 
 
 def _info(fd: int, doing: str, buffer: Any = None) -> Any:

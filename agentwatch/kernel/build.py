@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 PROBES = Path(__file__).resolve().parents[2] / "probes"
 INSTALLED_PROBES = Path(__file__).resolve().parents[1] / "probes"
-SUBJECTS = ("process.c", "connect.c", "unix.c", "input.c", "reach.c", "wire.c", "rows.c", "cgroup.c")
+SUBJECTS = (
+    "process.c",
+    "connect.c",
+    "unix.c",
+    "tls.c",
+    "library.c",
+    "input.c",
+    "reach.c",
+    "wire.c",
+    "rows.c",
+    "cgroup.c",
+)
 
 LAYOUT = ("abi.h", "maps.h")
 
@@ -72,8 +83,8 @@ def source(directory: Path) -> str:
 
 
 def dispatchers(slots: dict[str, int]) -> str:
-    """Return what is attached to (raw) tracepoints: one program for each slot, which calls what is in it."""
-    kinds = {hook.program: hook.type for hook in hooks.HOOKS}
+    """Return what is attached to tracepoints and functions: one program for each slot, which calls what is in it."""
+    kinds = hooks.dispatched()
     return "\n".join(
         f"int {dispatcher(program)}(void *ctx) {{ {hooks.DISPATCHED[kinds[program]]}.call(ctx, {slot}); return 0; }}"
         for program, slot in slots.items()

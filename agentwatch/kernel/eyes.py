@@ -99,6 +99,9 @@ class Eyes:
         found: dict[str, Hook | None] = {hook.link: self._hook(hook) for hook in hooks.HOOKS}
         for program, (table, _, _) in hooks.CONTINUATIONS.items():
             found[program] = Hook(program, 0, 0, 0, 0, self._in_slot(table, 0))
+        uprobes = hooks.DISPATCHED[hooks.ProgramType.KPROBE]
+        for program in hooks.LIBRARY_PROGRAMS:
+            found[program] = Hook(program, 0, 0, 0, 0, self._in_slot(uprobes, self._slots[program]))
         return View(found, held, pinned, self._folders())
 
     def restore(self, pin: str) -> bool:

@@ -39,8 +39,8 @@ def hold(config: Config, cgroup_id: int) -> None:
 
 
 def release(stopped: int) -> int:
-    """Let the stopped processes go on, from the descriptor of the ``stopped`` map; return how many there were."""
-    found = [key for key, _ in bpf.map_items(stopped, _TGID.size, 1, MAX_STOPPED)]
+    """Let the stopped processes go on, from the descriptor of a map of them; return how many there were."""
+    found = [key for key, _ in bpf.map_items(stopped, _TGID.size, bpf.map_value_bytes(stopped), MAX_STOPPED)]
     for key in found:
         bpf.map_delete(stopped, key)  # first: it may be stopped again at once
         with contextlib.suppress(ProcessLookupError):
@@ -51,16 +51,16 @@ def release(stopped: int) -> int:
 @contextlib.contextmanager
 def released_afterwards(config: Config) -> Iterator[None]:
     """Let every process go on once the probes are unpinned within; the kernel detaches them a moment later."""
-    try:
-        stopped = pins.open_map(config, "stopped")
-    except ProbesNotLoaded:
-        yield
-        return
+    held: list[int] = []
+    for name in ("stopped", "waiting"):
+        with contextlib.suppress(ProbesNotLoaded):
+            held.append(pins.open_map(config, name))
     try:
         yield
         quiet = 0
-        while quiet < _QUIET_ROUNDS:
-            quiet = 0 if release(stopped) else quiet + 1
+        while held and quiet < _QUIET_ROUNDS:
+            quiet = 0 if sum([release(stopped) for stopped in held]) else quiet + 1
             time.sleep(_ROUND_SECONDS)
     finally:
-        os.close(stopped)
+        for stopped in held:
+            os.close(stopped)

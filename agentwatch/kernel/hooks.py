@@ -12,6 +12,8 @@ from typing import NamedTuple
 class ProgramType(IntEnum):
     """The kernel's ``enum bpf_prog_type``, as far as it is used."""
 
+    KPROBE = 2
+    """Also of uprobes."""
     TRACEPOINT = 5
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
@@ -30,6 +32,7 @@ class AttachType(IntEnum):
     CGROUP_UDP6_SENDMSG = 15
     CGROUP_INET_SOCK_RELEASE = 34
     PERF_EVENT = 41
+    UPROBE_MULTI = 48
 
 
 class Hook(NamedTuple):
@@ -56,6 +59,8 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_cgroup_rmdir", _RAW, "cgroup_rmdir"),
     Hook("on_cgroup_populated", _RAW, "cgroup_notify_populated"),
     Hook("on_exec", _RAW, "sched_process_exec"),
+    Hook("on_exec_file", _RAW, "sched_process_exec"),
+    Hook("on_exit_mmap", _TP, "syscalls/sys_exit_mmap"),
     Hook("on_exit_execve", _TP, "syscalls/sys_exit_execve"),
     Hook("on_exit_execveat", _TP, "syscalls/sys_exit_execveat"),
     Hook("on_exit_read", _TP, "syscalls/sys_exit_read"),
@@ -79,11 +84,19 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_exit", _RAW, "sched_process_exit"),
 )
 
-DISPATCHED = {ProgramType.RAW_TRACEPOINT: "raw_programs", ProgramType.TRACEPOINT: "tracepoint_programs"}
+LIBRARY_PROGRAMS = ("on_tls_enter", "on_tls_return")
+"""Programs that are attached to files, one after another while the probes run; what is attached is pinned for that."""
+
+DISPATCHED = {
+    ProgramType.RAW_TRACEPOINT: "raw_programs",
+    ProgramType.TRACEPOINT: "tracepoint_programs",
+    ProgramType.KPROBE: "uprobe_programs",
+}
 """Types whose links cannot change their program: what is attached calls a slot of this map."""
 
 CONTINUATIONS = {
     "on_more_pieces": ("continuation", ProgramType.RAW_TRACEPOINT, -1),
+    "on_tls_more": ("tls_continuation", ProgramType.KPROBE, int(AttachType.UPROBE_MULTI)),
     "on_rows": ("followers", ProgramType.CGROUP_SKB, int(AttachType.CGROUP_INET_INGRESS)),
     "on_search": ("searchers", ProgramType.CGROUP_SKB, int(AttachType.CGROUP_INET_INGRESS)),
 }
@@ -93,15 +106,21 @@ CONTINUATIONS = {
 def slots(before: dict[str, int] | None = None) -> dict[str, int]:
     """Return the slot of each program that has one; a program keeps what it had before."""
     taken = dict(before or {})
-    for hook in HOOKS:
-        if hook.type in DISPATCHED:
-            taken.setdefault(hook.program, max(taken.values(), default=-1) + 1)
+    for program in dispatched():
+        taken.setdefault(program, max(taken.values(), default=-1) + 1)
     return taken
+
+
+def dispatched() -> dict[str, ProgramType]:
+    """Return the programs that have a slot, and their types."""
+    found = {hook.program: hook.type for hook in HOOKS if hook.type in DISPATCHED}
+    return found | dict.fromkeys(LIBRARY_PROGRAMS, ProgramType.KPROBE)
 
 
 MAPS = (
     "raw_programs",
     "tracepoint_programs",
+    "uprobe_programs",
     "ring",
     "counters",
     "losses",
@@ -122,6 +141,13 @@ MAPS = (
     "diverged",
     "mmsg_index",
     "scratch",
+    "tls_calls",
+    "tls_sessions",
+    "tls_verdicts",
+    "files",
+    "settings",
+    "waiting",
+    "tls_continuation",
     "continuation",
     "unannounced",
     "abi",

@@ -17,27 +17,34 @@ from agentwatch.kernel import bpf, pins
 if TYPE_CHECKING:
     from agentwatch.config import Config
 
-ALL, COUNT, ROWS = 0, 1, 2
+ALL, COUNT, ROWS, TLS = 0, 1, 2, 3
 """``FLOW_`` modes of probes/maps.h; ALL is no entry."""
 _MAX_ENTRIES = 65536
+_TLS_COUNTED, _TLS_TIED = 1, 2
 _KEY = struct.Struct("<Q")
 
 
 class InterestMaps:
-    """The maps ``flows`` (TCP, by socket cookie) and ``unix_flows`` (by socket inode)."""
+    """The maps ``flows`` (TCP, by socket cookie), ``unix_flows`` (by socket inode), ``tls_verdicts`` (by session)."""
 
     def __init__(self, config: Config) -> None:
         self._flows = pins.open_map(config, "flows")
         self._flow_bytes = bpf.map_value_bytes(self._flows)
         self._unix = pins.open_map(config, "unix_flows")
+        self._tls = pins.open_map(config, "tls_verdicts")
 
     def close(self) -> None:
         """Close the descriptors."""
-        os.close(self._flows)
-        os.close(self._unix)
+        for descriptor in (self._flows, self._unix, self._tls):
+            os.close(descriptor)
 
     def set(self, transport: str, identity: int, mode: int) -> None:
-        """Tell the kernel what to do with a connection (``transport``: tcp or unix)."""
+        """Tell the kernel what to do with a connection (``transport``: tcp or unix; tls: a session of a library)."""
+        if transport == "tls":
+            flags = _TLS_TIED | (_TLS_COUNTED if mode == COUNT else 0)
+            with contextlib.suppress(KernelError):
+                bpf.map_update(self._tls, _KEY.pack(identity), struct.pack("<I", flags))
+            return
         if transport == "unix":
             fd, value = self._unix, b"\1"
         else:
@@ -53,6 +60,6 @@ class InterestMaps:
 
     def clear(self) -> None:
         """Delete all entries: what a recorder whose state is gone has left."""
-        for fd, size in ((self._flows, self._flow_bytes), (self._unix, 1)):
+        for fd, size in ((self._flows, self._flow_bytes), (self._unix, 1), (self._tls, 4)):
             for key in [key for key, _ in bpf.map_items(fd, _KEY.size, size, _MAX_ENTRIES)]:
                 bpf.map_delete(fd, key)

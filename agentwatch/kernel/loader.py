@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentwatch import __version__
 from agentwatch.errors import BusyError, KernelError, PrivilegeError, ProbeLoadError, ProbesNotLoaded
-from agentwatch.kernel import abi, bpf, build, hooks, pins
+from agentwatch.kernel import abi, bpf, build, hooks, pins, uprobes
 from agentwatch.kernel.btf import Btf
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load(config: Config) -> pins.Loaded:
     try:
         with _compiled(build_) as module:
             _attach_all(build_, module)
-        _seed(config)
+        scan = _hook_libraries(config, _seed(config))
     except BaseException:
         pins.remove(config)
         raise
@@ -76,6 +76,9 @@ def load(config: Config) -> pins.Loaded:
         source_sha256=build_.sha256,
         layout_sha256=build.layout(build_.directory),
         slots=build_.slots,
+        scanned_files=scan.files,
+        scanned_seconds=scan.seconds,
+        libraries=[library.path for library in scan.libraries],
     )
     pins.write_status(config, loaded)
     return loaded
@@ -194,6 +197,8 @@ def _attach_all(build_: _Build, module: Any) -> None:
     _fill_slots(build_, module, programs)
     for hook in hooks.HOOKS:
         _attach_and_pin(build_, module, hook, programs[hook.program])
+    for name in hooks.LIBRARY_PROGRAMS:
+        bpf.obj_pin(_load_uprobe(module, build.dispatcher(name)), pins.programs_dir(build_.config) / name)
 
 
 def _replace_all(build_: _Build, module: Any, programs: dict[str, int]) -> None:
@@ -236,15 +241,22 @@ def _load_all(module: Any) -> dict[str, int]:
         if hook.program not in programs:
             attach_type = -1 if isinstance(hook.target, str) else int(hook.target)
             programs[hook.program] = module.load_func(hook.program, int(hook.type), attach_type=attach_type).fd
+    for name in hooks.LIBRARY_PROGRAMS:
+        programs[name] = _load_uprobe(module, name)
     return programs
+
+
+def _load_uprobe(module: Any, name: str) -> int:
+    kind, attach_type = hooks.ProgramType.KPROBE, hooks.AttachType.UPROBE_MULTI
+    fd: int = module.load_func(name, int(kind), attach_type=int(attach_type)).fd
+    return fd
 
 
 def _fill_slots(build_: _Build, module: Any, programs: dict[str, int]) -> None:
     for name, (table, _, _) in hooks.CONTINUATIONS.items():
         _fill(module, table, 0, programs[name])
-    for hook in hooks.HOOKS:
-        if hook.type in hooks.DISPATCHED:
-            _fill(module, hooks.DISPATCHED[hook.type], build_.slots[hook.program], programs[hook.program])
+    for program, kind in hooks.dispatched().items():
+        _fill(module, hooks.DISPATCHED[kind], build_.slots[program], programs[program])
 
 
 def _fill(module: Any, table: str, slot: int, fd: int) -> None:
@@ -273,8 +285,19 @@ def _attach(hook: hooks.Hook, program: int, cgroup: int) -> int:
     return bpf.attach_tracepoint(program, hook.target, int(hooks.AttachType.PERF_EVENT))
 
 
-def _seed(config: Config) -> None:
-    """Tag the processes that were in the watched cgroups before the probes were.
+def _hook_libraries(config: Config, processes: set[int]) -> uprobes.Scan:
+    """Attach to the TLS libraries that are installed, and to those that watched processes have mapped already."""
+    attacher = uprobes.Uprobes(config)
+    try:
+        found = attacher.scan_processes(sorted(processes))
+        scan = attacher.scan(config.tls.scan)
+    finally:
+        attacher.close()
+    return scan._replace(libraries=(*found, *scan.libraries))
+
+
+def _seed(config: Config) -> set[int]:
+    """Tag the processes that were in the watched cgroups before the probes were; return them.
 
     The hooks are attached already, so a child forked meanwhile is tagged by its parent or found in the next round.
     """
@@ -284,12 +307,13 @@ def _seed(config: Config) -> None:
         for _ in range(_SEED_ROUNDS):
             found = dict(_members(config.watch_path))
             if found.keys() <= known:
-                return
+                break
             for tgid in found.keys() - known:
                 bpf.map_update(tags, struct.pack("<I", tgid), _TAG.pack(found[tgid]))
             known |= found.keys()
     finally:
         os.close(tags)
+    return known
 
 
 def _members(root: Path) -> Iterator[tuple[int, int]]:

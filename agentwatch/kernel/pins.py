@@ -51,6 +51,10 @@ class Loaded:
     """Of what the maps look like: builds that agree in it can share them."""
     slots: dict[str, int]
     """Program -> its place in its program array."""
+    scanned_files: int
+    """Files that were looked into for TLS libraries, in so many seconds; and those that are libraries, by path."""
+    scanned_seconds: float
+    libraries: list[str]
 
 
 def maps_dir(config: Config) -> Path:
@@ -63,11 +67,21 @@ def links_dir(config: Config) -> Path:
     return config.pin_dir / "links"
 
 
+def programs_dir(config: Config) -> Path:
+    """Return where the programs are pinned that are attached to files (``hooks.LIBRARY_PROGRAMS``)."""
+    return config.pin_dir / "programs"
+
+
+def files_dir(config: Config) -> Path:
+    """Return where the links are pinned that attach them."""
+    return config.pin_dir / "files"
+
+
 def make_dirs(config: Config) -> None:
     """Make the folders of the pins."""
     config.pin_dir.mkdir(mode=0o700, parents=True)
-    maps_dir(config).mkdir(mode=0o700)
-    links_dir(config).mkdir(mode=0o700)
+    for directory in (maps_dir, links_dir, programs_dir, files_dir):
+        directory(config).mkdir(mode=0o700)
 
 
 def is_loaded(config: Config) -> bool:
@@ -98,6 +112,11 @@ def write_status(config: Config, loaded: Loaded) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(asdict(loaded)), encoding="utf-8")
     temporary.replace(path)
+
+
+def have_status(config: Config) -> bool:
+    """Whether a load left something: unloading removes it last."""
+    return (config.run_dir / STATUS_FILE).exists()
 
 
 def read_status(config: Config) -> Loaded:
@@ -144,7 +163,7 @@ def remove(config: Config) -> int:
     with changing(config):
         _end_capture(config)
         links = 0
-        for directory in (links_dir(config), maps_dir(config)):
+        for directory in (links_dir(config), maps_dir(config), *_folders(config)):
             if directory.is_dir():
                 for pin in directory.iterdir():
                     pin.unlink()
@@ -154,6 +173,11 @@ def remove(config: Config) -> int:
             config.pin_dir.rmdir()
         (config.run_dir / STATUS_FILE).unlink(missing_ok=True)
     return links
+
+
+def _folders(config: Config) -> list[Path]:
+    """Return the folders of pins that there are, also those of another version."""
+    return list(config.pin_dir.iterdir()) if config.pin_dir.is_dir() else []
 
 
 def _end_capture(config: Config) -> None:

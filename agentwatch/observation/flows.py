@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.kernel import abi
 from agentwatch.observation import delegation, make
+from agentwatch.observation.ties import Key, Ties
 from agentwatch.protocols.base import Direction, Skipped
-from agentwatch.streams.flow import Author, Flow, Interest, Segment
+from agentwatch.streams.flow import FROM_LIBRARY, Author, Flow, Interest, Segment
+from agentwatch.streams.secured import Plaintext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agentwatch.observation.ties import Session, Tied
     from agentwatch.streams.flow import Item
 
 MAX_FLOWS = 65536
@@ -32,11 +35,14 @@ MAX_GONE = 16384
 """Cookies of closed connections that are remembered, so that their last packets do not open a flow."""
 
 _DIRECTIONS = (Direction.OUT, Direction.IN)
-Key = tuple[str, int, bytes, int]
+Told = list[tuple[Flow, "list[Item]"]]
 
 
 class Verdict(NamedTuple):
-    """How much of a connection the kernel is to copy; ``identity``: a TCP socket's cookie, a Unix socket's inode."""
+    """How much of a connection the kernel is to copy.
+
+    ``identity``: a TCP socket's cookie, a Unix socket's inode, a TLS library's session (ALL: its socket is known).
+    """
 
     transport: str
     identity: int
@@ -51,6 +57,9 @@ class FlowTable:
         self._unix_names: dict[int, tuple[str | None, bool]] = {}
         """Peer, and whether the connect was seen, of Unix sockets that have no flow yet."""
         self._gone: dict[Key, None] = {}
+        self._outside: dict[int, int] = {}
+        """Cookie -> inode of IP sockets that were made outside."""
+        self.ties = Ties()
         self.verdicts: list[Verdict] = []
         """What the kernel has to be told; the recorder takes them out."""
 
@@ -84,6 +93,8 @@ class FlowTable:
         flow = self._flows.get(key)
         if flow is not None:
             return flow
+        if e.cookie:
+            self._outside[e.cookie] = e.inode
         fields = make.connect(e)
         connection, transport, peer, local = (fields[name] for name in ("connection", "transport", "peer", "local"))
         flow = self._add(key, Flow(connection, transport, peer, started=e.h.boottime, seen_by="task"))
@@ -117,6 +128,8 @@ class FlowTable:
             return flow, []
         segment = Segment(e.seq, e.ack, e.tcp_flags, e.data, e.payload)
         items = flow.tcp(_DIRECTIONS[e.direction], segment, e.h.boottime)
+        if flow.secured is not None and flow.secured.fresh:
+            items += self._look_for_records(key, flow)
         self._judge(key, flow)
         return flow, items
 
@@ -153,6 +166,8 @@ class FlowTable:
             if e.h.flags & abi.Flag.F_SUPPRESSED:
                 flow.elsewhere()
             items += flow.unix(_DIRECTIONS[e.direction], e.data, e.payload, e.h.boottime)
+        if flow.secured is not None and flow.secured.fresh:
+            items += self._look_for_records(key, flow)
         self._judge(key, flow)
         return flow, items
 
@@ -167,6 +182,107 @@ class FlowTable:
         if e.h.flags & abi.Flag.F_URGENT:
             flow.urgent(e.h.boottime, items)
         return flow, items + flow.sent(e.position, e.total, e.h.boottime)
+
+    # -- TLS
+
+    def tls(self, e: abi.Tls) -> Told:
+        """Take a piece of the plaintext of a call into a TLS library."""
+        session = self.ties.session(e.session, e.h)
+        piece = Plaintext(
+            e.session,
+            _DIRECTIONS[e.direction],
+            e.position + e.offset,
+            e.data,
+            e.payload,
+            None if e.offset else e.total,
+            Author(e.h.tgid, e.h.tid),
+            e.h.boottime,
+        )
+        told: Told = []
+        if e.cookie and (session.key is None or session.key[1] not in (e.cookie, self._outside.get(e.cookie))):
+            told += self._tied(self.ties.tie(session, self._key_of(e.cookie)), e.h)
+        if session.key is None:
+            if e.payload:
+                self.ties.wait(session, piece)
+        elif e.payload:
+            told.append(self._say(session, piece, e.h.cgroup))
+        return told
+
+    def tls_record(self, e: abi.TlsRecord) -> Told:
+        """Take the beginning of a record that a library without a socket made."""
+        tied = self.ties.made(self.ties.session(e.session, e.h), e.data)
+        return self._tied(tied, e.h) if tied is not None else []
+
+    def tls_end(self, e: abi.TlsEnd) -> Told:
+        """Take note that a library's connection was freed."""
+        session = self.ties.ended(e.session)
+        return [] if session is None else self._without_socket(session)
+
+    def tls_overdue(self, now: int) -> Iterator[tuple[Flow, list[Item]]]:
+        """Say what libraries said on sockets that were not found."""
+        for session in self.ties.overdue(now):
+            yield from self._without_socket(session)
+
+    def _key_of(self, cookie: int) -> Key:
+        inode = self._outside.get(cookie)
+        return ("tcp", cookie, b"", 0) if inode is None else ("outside", inode, b"", 0)
+
+    def _look_for_records(self, key: Key, flow: Flow) -> list[Item]:
+        assert flow.secured is not None  # noqa: S101 -- asked by the callers
+        fresh, flow.secured.fresh = flow.secured.fresh, []
+        items: list[Item] = []
+        for record in fresh:
+            tied = self.ties.sent(key, record.prefix)
+            if tied is None:
+                continue
+            for _, more in self._tied(tied, None):
+                items += more
+        return items
+
+    def _tied(self, tied: Tied, h: abi.Header | None) -> Told:
+        """Say what has waited for the socket of a session that is known now."""
+        session = tied.session
+        assert session.key is not None  # noqa: S101 -- that is what tied means
+        flow = self._flow_of(session)
+        flow.tie(h.boottime if h is not None else flow.touched)
+        self.verdicts.append(Verdict("tls", session.number, Interest.ALL))
+        self._judge(session.key, flow)
+        return [self._say(session, piece, session.cgroup) for piece in tied.waiting]
+
+    def _flow_of(self, session: Session) -> Flow:
+        assert session.key is not None  # noqa: S101 -- asked by the callers
+        flow = self._flows.get(session.key)
+        if flow is None:
+            kind = "tcp" if session.key[0] == "outside" else session.key[0]
+            name = make.connection(kind, session.key[1])
+            flow = self._add(session.key, Flow(name, kind, None, started=session.since))
+            flow.cgroup = session.cgroup
+            flow.joined = True
+        return flow
+
+    def _say(self, session: Session, piece: Plaintext, cgroup: int) -> tuple[Flow, list[Item]]:
+        flow = self._flow_of(session)
+        flow.cgroup = flow.cgroup or cgroup
+        before = flow.plain.verdict if flow.plain is not None else Interest.ALL
+        items = flow.plaintext(piece)
+        assert flow.plain is not None  # noqa: S101 -- it has just said something
+        if flow.plain.interest() is Interest.COUNT and before is not Interest.COUNT:
+            flow.plain.verdict = Interest.COUNT
+            self.verdicts.append(Verdict("tls", session.number, Interest.COUNT))
+        assert session.key is not None  # noqa: S101 -- as in _flow_of
+        self._judge(session.key, flow)
+        return flow, items
+
+    def _without_socket(self, session: Session) -> Told:
+        """Say what waits, as a connection of which nothing else is known."""
+        if not session.waiting:
+            return []
+        flow_key: Key = ("tls", session.number, b"", 0)
+        tied = self.ties.tie(session, flow_key)
+        flow = self._flow_of(session)
+        flow.seen_by = FROM_LIBRARY
+        flow.users.add(session.tgid)
+        return [self._say(session, piece, session.cgroup) for piece in tied.waiting]
 
     def _open_unix(self, key: Key, h: abi.Header) -> Flow:
         outside = key[0] == "outside"
@@ -194,7 +310,9 @@ class FlowTable:
 
     def process_ended(self, tgid: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close the Unix sockets that only this process used."""
-        for flow in self._flows.values():
+        for session in self.ties.process_ended(tgid):
+            yield from self._without_socket(session)
+        for flow in list(self._flows.values()):
             if flow.seen_by != "wire" and not flow.closed and tgid in flow.users:
                 flow.users.discard(tgid)
                 if not flow.users:
@@ -226,6 +344,8 @@ class FlowTable:
         """Return opaque flows that a record is due for, and mark them as reported."""
         result = []
         for flow in self._flows.values():
+            if flow.secured is not None:
+                flow.secured.settle(now, closed=flow.closed)
             totals = flow.totals()
             if totals == (flow.reported or (0, 0)) and not (flow.closed and flow.reported):
                 continue
@@ -240,6 +360,10 @@ class FlowTable:
         """Forget flows that ended and were reported."""
         for key in [key for key, flow in self._flows.items() if flow.closed]:
             flow = self._flows.pop(key)
+            if flow.secured is not None:
+                self.ties.flow_ended(key)
+            if key[0] == "outside":
+                self._outside = {cookie: inode for cookie, inode in self._outside.items() if inode != key[1]}
             if flow.verdict is not Interest.ALL:
                 self.verdicts.append(Verdict("tcp" if key[0] == "tcp" else "unix", key[1], Interest.ALL))
             self._gone[key] = None

@@ -248,15 +248,18 @@ def session_end(session: Session) -> Fields:
 def opaque(flow: Flow, *, final: bool) -> Fields:
     """Return what is told of a connection that no decoder reads."""
     out, into = flow.totals()
-    return {
+    fields: Fields = {
         "connection": flow.connection,
         "transport": flow.transport,
         "peer": flow.peer,
-        "reason": flow.reason or "unknown-protocol",
+        "reason": flow.why_unread,
         "bytes_out": out,
         "bytes_in": into,
         "final": final,
     }
+    if flow.secured is not None:
+        fields["tls"] = flow.secured.about()
+    return fields
 
 
 def item(flow: Flow, made: Item) -> tuple[str, int | None, Author | None, Fields] | None:
@@ -287,7 +290,7 @@ def _where(flow: Flow) -> Fields:
     return {
         "connection": flow.connection,
         "transport": flow.transport,
-        "protocol": flow.detected,
+        "protocol": flow.reading.detected,
         "peer": flow.peer,
     }
 
@@ -296,8 +299,8 @@ def _statement(flow: Flow, s: Statement) -> Fields:
     kept = None if s.text is None else len(s.text)
     fields: Fields = {
         **_where(flow),
-        "seen_by": flow.seen_by,
-        "db.system.name": _SYSTEM_NAMES.get(flow.detected or "", flow.detected),
+        "seen_by": flow.reading.seen_by,
+        "db.system.name": _SYSTEM_NAMES.get(flow.reading.detected or "", flow.reading.detected),
         "db.namespace": s.namespace,
         "db.user": s.user,
         "db.query.text": None if s.text is None else text(s.text),

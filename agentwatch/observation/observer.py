@@ -93,6 +93,8 @@ class Observer:
         records: list[Record] = []
         if drained:
             self._lines(self.inputs.idle(now), records)
+        for flow, items in self.flows.tls_overdue(now):
+            self._items(flow, items, now, records)
         for flow, items in self.flows.expire(now):
             self._items(flow, items, now, records)
         records.extend(
@@ -257,6 +259,28 @@ class Observer:
         if items:
             self._items(flow, items, e.h.boottime, records)
 
+    def _on_tls(self, _position: int, e: abi.Tls, records: list[Record]) -> None:
+        self._told(self.flows.tls(e), e.h.boottime, records)
+
+    def _on_tls_record(self, _position: int, e: abi.TlsRecord, records: list[Record]) -> None:
+        self._told(self.flows.tls_record(e), e.h.boottime, records)
+
+    def _on_tls_end(self, _position: int, e: abi.TlsEnd, records: list[Record]) -> None:
+        self._told(self.flows.tls_end(e), e.h.boottime, records)
+
+    def _told(self, told: list[tuple[Flow, list[Item]]], at: int, records: list[Record]) -> None:
+        for flow, items in told:
+            if items:
+                self._items(flow, items, at, records)
+
+    def _on_mapped(self, _position: int, e: abi.Mapped, records: list[Record]) -> None:
+        self._begin(e.h.cgroup, e.h.boottime, records, root=e.h.tgid)
+
+    def library(self, e: abi.Mapped, fields: dict[str, Any]) -> Record:
+        """Return the ``probe_attach`` record of a TLS library that a process has mapped and that is hooked now."""
+        session = self.tracker.session(e.h.cgroup)
+        return self.envelope_of("probe_attach", e.h.boottime, session) | self._process(e.h) | fields
+
     def _items(self, flow: Flow, items: list[Item], at: int, records: list[Record]) -> None:
         session = self._session_of(flow.cgroup, at, records)
         for item in items:
@@ -372,5 +396,9 @@ class Observer:
         abi.Unix: _on_unix,
         abi.UnixCall: _on_unix_call,
         abi.Input: _on_input,
+        abi.Tls: _on_tls,
+        abi.TlsRecord: _on_tls_record,
+        abi.TlsEnd: _on_tls_end,
+        abi.Mapped: _on_mapped,
         abi.Cgroup: _on_cgroup,
     }

@@ -15,12 +15,14 @@ from agentwatch.protocols.base import Delegated, Direction, Omitted, Opaque, Ope
 from agentwatch.protocols.dbus import DbusDecoder
 from agentwatch.protocols.docker import DockerDecoder
 from agentwatch.protocols.postgres import PostgresDecoder
+from agentwatch.streams.secured import Secured
 from agentwatch.streams.tcp import Data, Gap, Reassembler, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentwatch.protocols.base import Decoder, Instant, Message
+    from agentwatch.streams.secured import Plaintext
 
 MAX_UNDECIDED_BYTES = 64 * 1024
 """Bytes kept while the protocol is not known; beyond it the flow is one that no decoder knows."""
@@ -44,8 +46,11 @@ DECODERS: dict[str, type[PostgresDecoder | DbusDecoder | DockerDecoder]] = {
     detect.DBUS: DbusDecoder,
     detect.DOCKER: DockerDecoder,
 }
-_UNREAD = {detect.TLS: "tls", detect.SSH: "ssh"}
+_UNREAD = {detect.SSH: "ssh"}
 """Protocols that are recognised and cannot be read, and the reason that is told."""
+TLS = "tls"
+"""What a decoder says where TLS begins on a connection; and the reason of bytes under it that were not read."""
+FROM_LIBRARY = "tls-uprobe"
 
 
 class Author(NamedTuple):
@@ -100,6 +105,8 @@ class Interest(IntEnum):
     """Nobody reads it: the bytes are only counted."""
     ROWS = 2
     """Rows of results are stepped over."""
+    TLS = 3
+    """What comes in is ciphertext whose plaintext comes from elsewhere: the bytes are only counted."""
 
 
 class Flow:
@@ -125,10 +132,12 @@ class Flow:
         "joined",
         "local",
         "peer",
+        "plain",
         "reason",
         "released",
         "reported",
         "reported_at",
+        "secured",
         "seen_by",
         "session",
         "started",
@@ -172,7 +181,12 @@ class Flow:
         """When the application closed the socket."""
         self.closed = False
         self.seen_by = seen_by
-        """``wire``: packets. ``unix``, ``task``: the calls of the watched tasks, whose bytes come from their memory."""
+        """``wire``: packets. ``unix``, ``task``: the calls of the watched tasks, whose bytes come from their memory.
+        ``tls-uprobe``: plaintext from the calls into a TLS library."""
+        self.secured: Secured | None = None
+        """The TLS of the connection, from where it begins."""
+        self.plain: Flow | None = None
+        """What is said under it."""
         self.verdict = Interest.ALL
         """What the kernel was told of this connection."""
         self._acknowledged: tuple[int, Instant] | None = None
@@ -205,7 +219,8 @@ class Flow:
             self.urgent(at, items)
         stream = self._streams[direction]
         pieces = stream.segment(seq, data, length, syn=bool(flags & TCP_SYN), fin=bool(flags & TCP_FIN))
-        if self.reason is not None and length > len(data):
+        counted = self.reason is not None or (self.secured is not None and direction is Direction.IN)
+        if counted and length > len(data):
             pieces = pieces + stream.acked((seq + length) & _MASK)  # not every packet is told of, but each has passed
         if pieces:
             self._pieces(direction, pieces, at, items)
@@ -236,6 +251,11 @@ class Flow:
         """Return what of this connection is worth copying."""
         if self.reason is not None:
             return Interest.COUNT
+        if self.secured is not None:
+            said = self.plain.interest() if self.plain is not None else Interest.ALL
+            if said is Interest.COUNT or self.secured.too_much():
+                return Interest.COUNT
+            return Interest.ALL if self.secured.records.chosen is None else Interest.TLS
         return Interest.ROWS if isinstance(self._decoder, PostgresDecoder) else Interest.ALL
 
     def _acked(self, direction: Direction, ack: int, at: Instant, items: list[Item], *, syn: bool) -> None:
@@ -346,17 +366,34 @@ class Flow:
             self._take(self._decoder.close(at), items)
         elif self.reason is None and self._kept:
             self._give_up("unknown-protocol")
+        if self.plain is not None:
+            items += self.plain.close(at)
+        if self.secured is not None:
+            self.secured.settle(at, closed=True)
         self.closed = True
         return items
 
     def undecided(self) -> bool:
-        """Whether bytes wait for a decision about the protocol."""
-        return self._kept > 0 and self.detected is None and self.reason is None
+        """Whether bytes wait for a decision about the protocol, or for the library that says them."""
+        if self.secured is not None and self.reason is None:
+            return not self.secured.tied if self.plain is None else self.plain.undecided()
+        return self._kept > 0 and self._decoder is None and self.reason is None
 
     def totals(self) -> tuple[int, int]:
         """Return the bytes out and in that no decoder read, those that wait for a decision included."""
         out = sum(len(data) for direction, data, _ in self._chunks if direction is Direction.OUT)
-        return self.bytes[0] + out, self.bytes[1] + self._kept - out
+        total = self.bytes[0] + out, self.bytes[1] + self._kept - out
+        for more in (self.secured and self.secured.unread(), self.plain and self.plain.totals()):
+            if more:
+                total = total[0] + more[0], total[1] + more[1]
+        return total
+
+    @property
+    def why_unread(self) -> str:
+        """The reason why bytes of this connection were not read."""
+        if self.reason is not None or self.secured is None:
+            return self.reason or "unknown-protocol"
+        return (self.plain and self.plain.reason) or TLS
 
     def _pieces(self, direction: Direction, pieces: Sequence[Data | Gap | Run], at: Instant, items: list[Item]) -> None:
         for piece in pieces:
@@ -374,6 +411,8 @@ class Flow:
             self._offset += len(data)
         if self.reason is not None:
             self.bytes[direction] += len(data)
+        elif self.secured is not None:
+            self.secured.feed(direction, data, at)
         elif self._decoder is not None:
             messages = self._decoder.feed(direction, data, at)
             if messages:
@@ -405,6 +444,9 @@ class Flow:
         if self.reason is not None:
             self.bytes[direction] += length
             return
+        if self.secured is not None:
+            self.secured.missed(direction, length)
+            return
         items.append(Missing(direction, length, cause))
         if self._decoder is not None:
             self._take(self._decoder.gap(direction, length, at), items)
@@ -414,29 +456,96 @@ class Flow:
 
     def _decide(self, items: list[Item]) -> None:
         """Recognise the protocol from what was kept, and hand that to its decoder."""
-        joined = self.joined or (self._streams is not None and self._streams[0].joined)
-        out = b"".join(data for direction, data, _ in self._chunks if direction is Direction.OUT)
-        into = b"".join(data for direction, data, _ in self._chunks if direction is Direction.IN)
-        found = detect.detect(out, into, joined=joined, docker=self.container_daemon)
+        found = self._recognise()
         if found == detect.NEED_MORE:
             if self._kept > MAX_UNDECIDED_BYTES:
                 self._give_up("unknown-protocol")
-            return
-        if found not in DECODERS:
+        elif found == detect.TLS:
+            self._secure(joined=self._joins())
+        elif found in DECODERS:
+            self._read_as(found, items)
+        else:
             if found == detect.SSH:
                 # Opaque, and a login of somebody who may run programs: whoever knows the peer tells whether it is here.
                 begun = Delegated("ssh", "login", None, {}, self._chunks[0][2], 0)
                 items.append(Said(begun, self._author_of(0)))
             self._give_up(_UNREAD.get(found, "unknown-protocol"))
-            return
-        self.detected = found
-        self._decoder = DECODERS[found](joined=joined)
+
+    def _joins(self) -> bool:
+        return self.joined or (self._streams is not None and self._streams[0].joined)
+
+    def _recognise(self) -> detect.Detection:
+        out = b"".join(data for direction, data, _ in self._chunks if direction is Direction.OUT)
+        into = b"".join(data for direction, data, _ in self._chunks if direction is Direction.IN)
+        found = detect.detect(out, into, joined=self._joins(), docker=self.container_daemon)
+        if self.seen_by == FROM_LIBRARY and not self.joined and (found == detect.UNKNOWN or not out):
+            # A library that was hooked in the middle of a connection says nothing of it.
+            self.joined = True
+            found = detect.detect(out, into, joined=True)
+        if self.detected is not None and self.joined and found in (detect.UNKNOWN, detect.NEED_MORE):
+            return self.detected
+        return found
+
+    def _read_as(self, protocol: str, items: list[Item]) -> None:
+        self.detected = protocol
+        self._decoder = DECODERS[protocol](joined=self._joins())
         chunks, self._chunks, self._kept = self._chunks, [], 0
         for direction, data, at in chunks:
             if self.reason is not None:
                 self.bytes[direction] += len(data)
+            elif self.secured is not None:
+                self.secured.feed(direction, data, at)
             else:
                 self._take(self._decoder.feed(direction, data, at), items)
+
+    # -- under TLS
+
+    def _secure(self, *, joined: bool) -> None:
+        """Take note that TLS begins here."""
+        self._decoder = None
+        self.reason = None
+        self.secured = Secured(joined=joined)
+        chunks, self._chunks, self._kept = self._chunks, [], 0
+        for direction, data, at in chunks:
+            self.secured.feed(direction, data, at)
+
+    def tie(self, at: Instant) -> None:
+        """Take note that a library's connection is on this socket."""
+        self.touched = at
+        if self.secured is None:
+            self._secure(joined=True)
+        assert self.secured is not None  # noqa: S101 -- as just made
+        if not self.secured.tied:
+            self.secured.tied = True
+            self.secured.fresh = []
+
+    def plaintext(self, piece: Plaintext) -> list[Item]:
+        """Take what a call into a TLS library handed over."""
+        self.tie(piece.at)
+        assert self.secured is not None  # noqa: S101 -- tie has made it
+        plain = self.plain or self._begin_plain(piece)
+        if piece.direction is Direction.OUT:
+            plain.author = piece.author
+        items: list[Item] = []
+        if missing := self.secured.hole(piece):
+            plain._miss(piece.direction, missing, piece.at, "tls-hole", items)  # noqa: SLF001 -- another of us
+        items += plain.unix(piece.direction, piece.data, piece.length, piece.at)
+        if plain.joined and self.secured.before == (0, 0):
+            self.secured.begins_late()
+        return items
+
+    def _begin_plain(self, piece: Plaintext) -> Flow:
+        plain = Flow(self.connection, self.transport, self.peer, started=piece.at, seen_by=FROM_LIBRARY)
+        plain.local, plain.cgroup = self.local, self.cgroup
+        plain.joined = piece.position > 0 or self.joined
+        plain.detected = self.detected  # what has asked for TLS goes on under it
+        self.plain = plain
+        return plain
+
+    @property
+    def reading(self) -> Flow:
+        """The flow that gives the messages: what is said under TLS, or this one."""
+        return self.plain or self
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
@@ -447,7 +556,9 @@ class Flow:
 
     def _take(self, messages: list[Message], items: list[Item]) -> None:
         for message in messages:
-            if type(message) is Opaque:
+            if type(message) is Opaque and message.reason == TLS:
+                self._secure(joined=False)
+            elif type(message) is Opaque:
                 self._give_up(message.reason)
                 for direction, length in zip(Direction, message.undecoded, strict=True):
                     self.bytes[direction] += length

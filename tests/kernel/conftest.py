@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from tests.kernel.fix_bypass import arena, attackers
 from tests.kernel.fix_postgres import postgres
+from tests.kernel.fix_tls import compiled, drivers, https_server, tls_client, tls_postgres
 from tests.kernel.fix_watch import agent_python, agent_user, own_watch, watch
 
-__all__ = ["agent_python", "agent_user", "arena", "attackers", "own_watch", "postgres", "watch"]
+__all__ = [
+    "agent_python",
+    "agent_user",
+    "arena",
+    "attackers",
+    "compiled",
+    "drivers",
+    "https_server",
+    "own_watch",
+    "postgres",
+    "tls_client",
+    "tls_postgres",
+    "watch",
+]

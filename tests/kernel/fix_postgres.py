@@ -89,6 +89,7 @@ class PostgresServer:
         self._as_postgres("initdb", "-D", self.data, "-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
         with (self.data / "postgresql.conf").open("a") as f:
             f.writelines(f"{key} = '{value}'\n" for key, value in self._settings.items())
+        self.furnish()
         output = (self.root / "output").open("wb")
         self._process = subprocess.Popen(
             [self.bin / "postgres", "-D", self.data], stdout=output, stderr=output, cwd=self.root, **_POSTGRES
@@ -104,6 +105,9 @@ class PostgresServer:
                 time.sleep(0.05)
             else:
                 return
+
+    def furnish(self) -> None:
+        """Put files into the data folder before the server starts; this one needs none."""
 
     def stop(self) -> None:
         """Stop the server by its process id and remove its folder."""

@@ -41,6 +41,8 @@ READY_SECONDS = 60
 STOP_SECONDS = 30
 SETTLE_SECONDS = 600
 AGENT = "agent-test"
+SCANNED = ("/usr/lib/x86_64-linux-gnu",)
+"""Where TLS libraries are looked for when the probes are loaded: less than by default, which takes seconds."""
 
 Row = dict[str, Any]
 
@@ -57,8 +59,15 @@ class Run(NamedTuple):
 class Watch:
     """One instance. ``start`` loads the probes and starts the recorder, ``stop`` undoes it."""
 
-    def __init__(
-        self, user: str, *, ring_bytes: int | None = None, overflow: str = "count", canary_seconds: int = 0
+    def __init__(  # noqa: PLR0913 -- each a line of the configuration
+        self,
+        user: str,
+        *,
+        ring_bytes: int | None = None,
+        overflow: str = "count",
+        canary_seconds: int = 0,
+        first_use: str = "declare",
+        scan: Sequence[str] = SCANNED,
     ) -> None:
         self.user = user
         self.root = Path(tempfile.mkdtemp(prefix="agentwatch-test-"))
@@ -77,6 +86,7 @@ class Watch:
             f'pin_dir = "{self.pin_dir}"\nwatch = "{self.slice}"\n{ring}'
             f"canary_seconds = {canary_seconds}\n"  # off: tests count events and look for processes in the cgroups
             f'[[agent]]\nname = "{AGENT}"\ncgroup = "{self.slice}/{AGENT}*"\noverflow = "{overflow}"\n'
+            f'[tls]\nfirst_use = "{first_use}"\nscan = {json.dumps(list(scan))}\n'
         )
 
     # The command line

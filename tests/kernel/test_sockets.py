@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,19 +98,27 @@ print(n)
     assert watch.session(run.session)["opaque_bytes"] == received[0] + int(run.stdout)
 
 
-def test_tls_is_opaque_and_says_so(watch: Watch) -> None:
+def test_tls_that_no_known_library_speaks_is_opaque_and_says_so(watch: Watch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=_serve, args=(listener, []))
         server.start()
+        hello = _client_hello("db.example", ["postgresql"])
         script = f"""
-import socket, ssl
-s = ssl._create_unverified_context().wrap_socket(socket.create_connection(("127.0.0.1", {listener.getsockname()[1]})))
+import socket
+s = socket.create_connection(("127.0.0.1", {listener.getsockname()[1]}))
+s.sendall(bytes.fromhex("{hello.hex()}"))
 """
-        run = watch.run(PYTHON, "-c", script, check=False)
+        run = watch.run(PYTHON, "-c", script)
         server.join()
-    final = watch.final_opaque(run.session)
-    assert [r["reason"] for r in final] == ["tls"]
-    assert final[0]["bytes_out"] > 200
+    (final,) = watch.final_opaque(run.session)
+    assert (final["reason"], final["bytes_out"]) == ("tls", len(hello))
+    assert final["tls"] == {
+        "version": None,
+        "cipher": None,
+        "server_name": "db.example",
+        "alpn": ["postgresql"],
+        "cause": "no-library",
+    }
 
 
 def test_passing_a_descriptor_is_noticed(watch: Watch) -> None:
@@ -149,6 +159,15 @@ ask(3)
     records = [r for r in watch.records("statement") if r["session"] == run.session]
     seen = [(int(r["db.query.text"].split()[1]), r["pid"], r["tid"]) for r in records]
     assert seen == told
+
+
+def _client_hello(name: str, protocols: list[str]) -> bytes:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(protocols)
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name).do_handshake()
+    return out.read()
 
 
 def _serve(listener: socket.socket, received: list[int]) -> None:

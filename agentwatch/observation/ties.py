@@ -1,0 +1,156 @@
+"""Which socket a TLS library's connection is on: events of libraries and records on the wire in, the flow out.
+
+The kernel knows it where the library does its own I/O: what a call sends while it runs. A library that only turns
+plaintext into records in memory leaves the sending to somebody else. Then the record that it made is looked for on the
+wire of the same process: its first bytes are ciphertext (of a ClientHello: its random number), which no other
+connection has. Nothing is ever tied because it is near: not by thread, not by time, not by descriptor.
+
+What a library says before its socket is known waits here; after a while it is told without one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentwatch.kernel import abi
+    from agentwatch.streams.secured import Plaintext
+
+MAX_SESSIONS = 65536
+"""Connections of libraries; of one beyond it what waits is told without its socket."""
+MAX_RECORDS = 16384
+"""Beginnings of records that were made and not seen on the wire, or the other way round; the oldest are forgotten."""
+MAX_WAITING_BYTES = 16 * 1024 * 1024
+"""Plaintext that waits for its socket, of one connection."""
+WAIT_NS = 1_000_000_000
+"""How long it waits at most."""
+LEAST_PREFIX = 5 + 16
+"""Bytes that no two connections have in common: the header of a record, and 16 bytes of ciphertext."""
+PREFIX_BYTES = 32
+_HEADER_BYTES = 5
+
+Key = tuple[str, int, bytes, int]
+V = TypeVar("V")
+
+
+class Session:
+    """One connection of a library."""
+
+    __slots__ = ("cgroup", "key", "number", "since", "tgid", "waiting", "waiting_bytes")
+
+    def __init__(self, number: int, h: abi.Header) -> None:
+        self.number = number
+        self.tgid = h.tgid
+        self.cgroup = h.cgroup
+        self.key: Key | None = None
+        """Of its flow, once that is known."""
+        self.waiting: list[Plaintext] = []
+        self.waiting_bytes = 0
+        self.since = h.boottime
+        """Of what has waited for longest."""
+
+
+class Tied(NamedTuple):
+    """A session whose flow is known from now on, and what waited for that."""
+
+    session: Session
+    waiting: list[Plaintext]
+
+
+def prefix(data: bytes) -> bytes | None:
+    """Return what a record is known by, from its first bytes; None if that is too little."""
+    if len(data) < LEAST_PREFIX:
+        return None
+    end = _HEADER_BYTES + int.from_bytes(data[3:5], "big")
+    found = data[: min(PREFIX_BYTES, end)]
+    return found if len(found) >= LEAST_PREFIX else None
+
+
+class Ties:
+    """Sessions of libraries, and the records that they are looked for by."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, Session] = {}
+        self._made: dict[bytes, int] = {}
+        """Record that a library made -> session."""
+        self._sent: dict[bytes, Key] = {}
+        """Record that was seen on the wire -> flow."""
+
+    def session(self, number: int, h: abi.Header) -> Session:
+        """Return a session, which may be new."""
+        found = self._sessions.get(number)
+        if found is None:
+            found = self._sessions[number] = Session(number, h)
+        return found
+
+    def wait(self, session: Session, piece: Plaintext) -> None:
+        """Keep plaintext until the session's flow is known."""
+        if not session.waiting:
+            session.since = piece.at
+        session.waiting.append(piece)
+        session.waiting_bytes += len(piece.data)
+
+    def tie(self, session: Session, key: Key) -> Tied:
+        """Take note of a session's flow; return what waited."""
+        session.key = key
+        waiting, session.waiting, session.waiting_bytes = session.waiting, [], 0
+        return Tied(session, waiting)
+
+    def made(self, session: Session, data: bytes) -> Tied | None:
+        """Take note of a record that a library made; return the session if that record was seen on the wire."""
+        known = prefix(data)
+        if known is None or session.key is not None:
+            return None
+        key = self._sent.pop(known, None)
+        if key is not None:
+            return self.tie(session, key)
+        _remember(self._made, known, session.number)
+        return None
+
+    def sent(self, key: Key, data: bytes) -> Tied | None:
+        """Take note of a record on the wire; return the session if a library made that record."""
+        known = prefix(data)
+        if known is None:
+            return None
+        number = self._made.pop(known, None)
+        session = None if number is None else self._sessions.get(number)
+        if session is not None and session.key is None:
+            return self.tie(session, key)
+        _remember(self._sent, known, key)
+        return None
+
+    def overdue(self, now: int) -> Iterator[Session]:
+        """Yield sessions whose plaintext has waited for too long, or is too much, or that are too many."""
+        surplus = len(self._sessions) - MAX_SESSIONS
+        for session in list(self._sessions.values()):
+            if session.waiting and (
+                now - session.since > WAIT_NS or session.waiting_bytes > MAX_WAITING_BYTES or surplus > 0
+            ):
+                yield session
+            if surplus > 0:
+                del self._sessions[session.number]
+                surplus -= 1
+
+    def ended(self, number: int) -> Session | None:
+        """Forget a session that was freed; return it."""
+        return self._sessions.pop(number, None)
+
+    def process_ended(self, tgid: int) -> list[Session]:
+        """Forget the sessions of a process; return them."""
+        gone = [session for session in self._sessions.values() if session.tgid == tgid]
+        for session in gone:
+            del self._sessions[session.number]
+        return gone
+
+    def flow_ended(self, key: Key) -> None:
+        """Forget what was seen of a connection that has ended."""
+        for known in [known for known, other in self._sent.items() if other == key]:
+            del self._sent[known]
+
+
+def _remember(known: dict[bytes, V], key: bytes, value: V) -> None:
+    known[key] = value
+    if len(known) > MAX_RECORDS:
+        del known[next(iter(known))]
