@@ -345,14 +345,15 @@ _Static_assert(sizeof(struct aw_input) == 72, "aw_input");
 
 /*
  * A piece of the plaintext of one call into a TLS library; followed by captured bytes. Of
- * 0 bytes: the connection is now known to be on this socket. h.boottime: when the call
- * began (AW_OUT), or when it ended.
+ * 0 bytes: the connection is now known to be on this socket, or the write call that reads
+ * have overtaken took nothing. h.boottime: when the call began (AW_OUT), or when it ended.
  */
 struct aw_tls {
 	struct aw_header h;
 	__u64 session; /* one value for each connection of a library */
 	__u64 cookie; /* of the socket, 0 when the library has none of its own */
 	__u64 position; /* of the call in the plaintext of this direction */
+	__u64 writing; /* AW_IN: when a write call began that has not returned, 0: there is none */
 	__u32 total; /* bytes of the whole call */
 	__u32 offset; /* of this piece in the call */
 	__u32 payload; /* bytes of this piece; with AW_F_SUPPRESSED of all calls since it was last told */
@@ -360,7 +361,7 @@ struct aw_tls {
 	__u8 direction;
 	__u8 reserved[7];
 };
-_Static_assert(sizeof(struct aw_tls) == 88, "aw_tls");
+_Static_assert(sizeof(struct aw_tls) == 96, "aw_tls");
 
 /* The beginning of what a library that has no socket of its own gives to be sent. */
 struct aw_tls_record {

@@ -279,6 +279,7 @@ struct tls_call {
 	u64 session;
 	u64 cookie;
 	u64 position;
+	u64 writing;
 	u64 total;
 	u64 done;
 };
@@ -296,6 +297,8 @@ struct tls_session {
 	u64 id;
 	u64 cookie; /* of the socket that calls on it were seen to use, 0: none so far */
 	u64 position[2]; /* bytes of plaintext, by direction */
+	u64 writing; /* when the write call began that is running, 0: there is none */
+	u64 overtaken; /* the last of these that a read has ended in the time of */
 	u64 untold[2]; /* of these, counted and not told yet; and when that was last done */
 	u64 told_at[2];
 };

@@ -78,6 +78,7 @@ static inline __attribute__((always_inline)) void fill_tls(struct aw_tls *e, str
 	e->session = call->session;
 	e->cookie = call->cookie;
 	e->position = call->position;
+	e->writing = call->writing;
 	e->total = call->total;
 	e->direction = direction;
 }
@@ -101,6 +102,7 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 {
 	struct tls_caller caller = caller_of(ctx, what);
 	struct tls_call call = { .stack = ctx->sp, .entered = bpf_ktime_get_boot_ns() };
+	struct tls_session *session;
 	struct tls_call *outer;
 	struct account a;
 
@@ -122,7 +124,9 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 		if (outer && outer->stack > call.stack)
 			return 0;
 	}
-	session_of(call.connection);
+	session = session_of(call.connection);
+	if (session && (what & AW_CALL_KIND) == AW_CALL_WRITE)
+		session->writing = call.entered;
 	if (tls_calls.update(&caller, &call) && open_account(&a, AW_P_TLS, tag->cgroup))
 		lose(&a, AW_LOST_MAP, 0);
 	return 0;
@@ -241,7 +245,7 @@ int on_tls_return(struct user_registers *ctx)
 	struct account a;
 	u8 direction = (what & AW_CALL_KIND) == AW_CALL_READ ? AW_IN : AW_OUT;
 	u64 n = 0;
-	int tied = 0;
+	int tied = 0, overtaken = 0;
 
 	if (!tag)
 		return 0;
@@ -263,9 +267,18 @@ int on_tls_return(struct user_registers *ctx)
 	call->cookie = session->cookie;
 	if ((what & AW_CALL_KIND) != AW_CALL_IO)
 		n = bytes_of_call(ctx, call, what);
+	/* Another thread can read the answer before the call that asked has returned: who reads this puts it in order. */
+	if ((what & AW_CALL_KIND) == AW_CALL_WRITE && session->writing == call->entered) {
+		overtaken = session->overtaken == call->entered;
+		session->writing = 0;
+	} else if (direction == AW_IN && n) {
+		call->writing = session->writing;
+		if (session->writing)
+			session->overtaken = session->writing;
+	}
 	if (!n) {
 		call->position = session->position[direction & 1];
-		if (tied)
+		if (tied || overtaken)
 			tell_tls(&a, call, direction, 0, 0);
 		tls_calls.delete(&caller);
 		return 0;

@@ -301,6 +301,7 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("session", "Q"),
         ("cookie", "Q"),
         ("position", "Q"),
+        ("writing", "Q"),
         ("total", "I"),
         ("offset", "I"),
         ("payload", "I"),
@@ -549,6 +550,7 @@ class Tls(NamedTuple):
     payload: int
     direction: int
     data: bytes
+    writing: int = 0
 
 
 class TlsRecord(NamedTuple):
@@ -762,9 +764,9 @@ def _cgroup(data: bytes) -> Cgroup:
 
 
 def _tls(data: bytes) -> Tls:
-    *h, session, cookie, position, total, offset, payload, captured, way, _ = _TLS.unpack_from(data)
+    *h, session, cookie, position, writing, total, offset, payload, captured, way, _ = _TLS.unpack_from(data)
     captured_data = data[_TLS.size : _TLS.size + captured]
-    return Tls(Header(*h), session, cookie, position, total, offset, payload, way, captured_data)
+    return Tls(Header(*h), session, cookie, position, total, offset, payload, way, captured_data, writing)
 
 
 def _tls_record(data: bytes) -> TlsRecord:

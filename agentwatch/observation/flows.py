@@ -201,12 +201,16 @@ class FlowTable:
         told: Told = []
         if e.cookie and (session.key is None or session.key[1] not in (e.cookie, self._outside.get(e.cookie))):
             told += self._tied(self.ties.tie(session, self._key_of(e.cookie)), e.h)
-        if session.key is None:
-            if e.payload:
-                self.ties.wait(session, piece)
-        elif e.payload:
-            told.append(self._say(session, piece, e.h.cgroup))
+        whole = e.offset + e.payload >= e.total
+        for one in self.ties.in_order(session, piece, writing=e.writing, whole=whole):
+            told += self._pass_on(session, one)
         return told
+
+    def _pass_on(self, session: Session, piece: Plaintext) -> Told:
+        if session.key is not None:
+            return [self._say(session, piece, session.cgroup)]
+        self.ties.wait(session, piece)
+        return []
 
     def tls_record(self, e: abi.TlsRecord) -> Told:
         """Take the beginning of a record that a library without a socket made."""
@@ -216,12 +220,12 @@ class FlowTable:
     def tls_end(self, e: abi.TlsEnd) -> Told:
         """Take note that a library's connection was freed."""
         session = self.ties.ended(e.session)
-        return [] if session is None else self._without_socket(session)
+        return [] if session is None else self._all_of(session)
 
     def tls_overdue(self, now: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Say what libraries said on sockets that were not found."""
         for session in self.ties.overdue(now):
-            yield from self._without_socket(session)
+            yield from self._all_of(session)
 
     def _key_of(self, cookie: int) -> Key:
         inode = self._outside.get(cookie)
@@ -273,6 +277,13 @@ class FlowTable:
         self._judge(session.key, flow)
         return flow, items
 
+    def _all_of(self, session: Session) -> Told:
+        """Say whatever waits for anything."""
+        told: Told = []
+        for piece in self.ties.overtaken(session):
+            told += self._pass_on(session, piece)
+        return told + self._without_socket(session)
+
     def _without_socket(self, session: Session) -> Told:
         """Say what waits, as a connection of which nothing else is known."""
         if not session.waiting:
@@ -311,7 +322,7 @@ class FlowTable:
     def process_ended(self, tgid: int, at: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Close the Unix sockets that only this process used."""
         for session in self.ties.process_ended(tgid):
-            yield from self._without_socket(session)
+            yield from self._all_of(session)
         for flow in list(self._flows.values()):
             if flow.seen_by != "wire" and not flow.closed and tgid in flow.users:
                 flow.users.discard(tgid)

@@ -5,12 +5,15 @@ plaintext into records in memory leaves the sending to somebody else. Then the r
 wire of the same process: its first bytes are ciphertext (of a ClientHello: its random number), which no other
 connection has. Nothing is ever tied because it is near: not by thread, not by time, not by descriptor.
 
-What a library says before its socket is known waits here; after a while it is told without one.
+What a library says before its socket is known waits here; after a while it is told without one. So does what one
+thread has read while another one's write, which it answers, has not returned: a call is told of when it returns.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from agentwatch.protocols.base import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +41,19 @@ V = TypeVar("V")
 class Session:
     """One connection of a library."""
 
-    __slots__ = ("cgroup", "key", "number", "since", "tgid", "waiting", "waiting_bytes")
+    __slots__ = (
+        "awaited",
+        "behind",
+        "behind_bytes",
+        "cgroup",
+        "given_up",
+        "key",
+        "number",
+        "since",
+        "tgid",
+        "waiting",
+        "waiting_bytes",
+    )
 
     def __init__(self, number: int, h: abi.Header) -> None:
         self.number = number
@@ -50,6 +65,11 @@ class Session:
         self.waiting_bytes = 0
         self.since = h.boottime
         """Of what has waited for longest."""
+        self.behind: list[Plaintext] = []
+        """What was read while a write call had not returned."""
+        self.behind_bytes = 0
+        self.awaited = self.given_up = 0
+        """When that call began; and the one that was waited for in vain."""
 
 
 class Tied(NamedTuple):
@@ -84,6 +104,25 @@ class Ties:
         if found is None:
             found = self._sessions[number] = Session(number, h)
         return found
+
+    def in_order(self, session: Session, piece: Plaintext, *, writing: int, whole: bool) -> list[Plaintext]:
+        """Return what can be told of now. ``writing``: as in abi.Tls; ``whole``: the piece is its call's last."""
+        if piece.direction is Direction.IN and (session.behind or writing > session.given_up):
+            session.awaited = session.awaited if session.behind else writing
+            session.behind.append(piece)
+            session.behind_bytes += len(piece.data)
+            return []
+        told = [piece] if piece.length else []
+        if whole and piece.at == session.awaited:
+            told += self.overtaken(session)
+        return told
+
+    @staticmethod
+    def overtaken(session: Session) -> list[Plaintext]:
+        """Return what was read while a write call had not returned, and wait for that call no longer."""
+        behind, session.behind, session.behind_bytes = session.behind, [], 0
+        session.given_up = max(session.given_up, session.awaited)
+        return behind
 
     def wait(self, session: Session, piece: Plaintext) -> None:
         """Keep plaintext until the session's flow is known."""
@@ -125,9 +164,7 @@ class Ties:
         """Yield sessions whose plaintext has waited for too long, or is too much, or that are too many."""
         surplus = len(self._sessions) - MAX_SESSIONS
         for session in list(self._sessions.values()):
-            if session.waiting and (
-                now - session.since > WAIT_NS or session.waiting_bytes > MAX_WAITING_BYTES or surplus > 0
-            ):
+            if surplus > 0 or _is_overdue(session, now):
                 yield session
             if surplus > 0:
                 del self._sessions[session.number]
@@ -148,6 +185,12 @@ class Ties:
         """Forget what was seen of a connection that has ended."""
         for known in [known for known, other in self._sent.items() if other == key]:
             del self._sent[known]
+
+
+def _is_overdue(session: Session, now: int) -> bool:
+    if session.behind and (now - session.behind[0].at > WAIT_NS or session.behind_bytes > MAX_WAITING_BYTES):
+        return True
+    return bool(session.waiting) and (now - session.since > WAIT_NS or session.waiting_bytes > MAX_WAITING_BYTES)
 
 
 def _remember(known: dict[bytes, V], key: bytes, value: V) -> None:

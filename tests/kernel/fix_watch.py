@@ -335,16 +335,17 @@ def agent_python() -> Iterator[Sequence[str]]:
 @pytest.fixture(scope="module")
 def watch(agent_user: str) -> Iterator[Watch]:
     """A running instance, one for each test file."""
-    yield from _running(Watch(agent_user))
+    yield from running(Watch(agent_user))
 
 
 @pytest.fixture
 def own_watch(agent_user: str) -> Iterator[Watch]:
     """A running instance for one test that does it harm."""
-    yield from _running(Watch(agent_user))
+    yield from running(Watch(agent_user))
 
 
-def _running(instance: Watch) -> Iterator[Watch]:
+def running(instance: Watch) -> Iterator[Watch]:
+    """Yield an instance while it runs."""
     try:
         instance.start()
         yield instance

@@ -1,4 +1,7 @@
-"""Real drivers over TLS in the watch: what was recorded is what the server logged, as if there were no TLS."""
+"""Real drivers over TLS in the watch: what was recorded is what the server logged, as if there were no TLS.
+
+The drivers were installed when the probes were loaded, and their folders are among those that are scanned.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ import pytest
 
 from tests.kernel.compare import differences
 from tests.kernel.fix_tls import CLIENTS, INSTALL_SECONDS, VERSIONS
+from tests.kernel.fix_watch import SCANNED, Watch, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from tests.kernel.fix_tls import Client, HttpsServer, TlsPostgresServer
-    from tests.kernel.fix_watch import Row, Run, Watch
+    from tests.kernel.fix_tls import Client, Clients, HttpsServer, TlsPostgresServer
+    from tests.kernel.fix_watch import Row, Run
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(INSTALL_SECONDS)]
 
@@ -24,6 +29,15 @@ DOWNLOAD_BYTES = 64 << 20
 UNREAD = frozenset(("jdbc",))
 """TLS that is compiled while the program runs: no symbol of it could be probed."""
 READ = [name for name in CLIENTS if name not in UNREAD | {"many", "download"}]
+
+
+@pytest.fixture(scope="module")
+def watch(agent_user: str, drivers: Path, compiled: Clients) -> Iterator[Watch]:
+    """An instance that was started after everything was installed."""
+    for source in compiled.folder.glob("*.go"):
+        compiled.go(source.name, ())
+    venv = drivers.parents[1]
+    yield from running(Watch(agent_user, scan=(*SCANNED, "/usr/bin", str(venv), str(compiled.folder))))
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import ssl
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,160 +14,31 @@ from agentwatch.protocols.base import Direction
 from agentwatch.streams import tls
 from agentwatch.streams.tls import Record, TlsRecords, looks_like_record
 from agentwatch.streams.tls_hello import Chosen, Hello
+from tests.unit.streams.fix_tls import (
+    IN,
+    OUT,
+    SUITES,
+    Certificate,
+    Event,
+    Peers,
+    Read,
+    Wire,
+    Wrote,
+    both_versions,
+    cut,
+    every_suite,
+    record,
+    stream,
+)
 from tests.unit.streams.test_tls_hello import client, message, server, server_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from agentwatch.protocols.base import Instant
 
-OUT, IN = Direction.OUT, Direction.IN
 SIZES = (1, 2, 5, 6, 15, 16, 17, 100, 1000, 16383, 16384, 16385, 100_000)
-OLD = ("1.0", "AES128-SHA")
-SUITES = (
-    ("1.3", "ALL"),
-    ("1.2", "ECDHE-RSA-AES128-GCM-SHA256"),
-    ("1.2", "ECDHE-RSA-AES256-GCM-SHA384"),
-    ("1.2", "ECDHE-RSA-CHACHA20-POLY1305"),
-    ("1.2", "ECDHE-ARIA128-GCM-SHA256"),
-    ("1.2", "AES128-CCM"),
-    ("1.2", "AES256-CCM8"),
-    ("1.2", "AES128-SHA"),
-    ("1.2", "AES128-SHA256"),
-    ("1.2", "ECDHE-RSA-AES256-SHA384"),
-    ("1.2", "CAMELLIA256-SHA256"),
-    OLD,
-)
-every_suite = pytest.mark.parametrize("suite", SUITES, ids=[f"{version} {cipher}" for version, cipher in SUITES])
-both_versions = pytest.mark.parametrize("suite", SUITES[:2], ids=["1.3", "1.2"])
 pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated:DeprecationWarning")
-
-
-class Wire(NamedTuple):
-    direction: Direction
-    data: bytes
-    at: Instant
-
-
-class Wrote(NamedTuple):
-    length: int
-    at: Instant
-
-
-class Read(NamedTuple):
-    length: int
-
-
-Event = Wire | Wrote | Read
-
-
-class Certificate(NamedTuple):
-    key: Path
-    certificate: Path
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    folder = tmp_path_factory.mktemp("tls")
-    files = Certificate(folder / "key.pem", folder / "certificate.pem")
-    options = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
-    command = ["openssl", "req", "-x509", *options, "-keyout", str(files.key), "-out", str(files.certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return files
-
-
-class Peers:
-    """A client and a server that talk in memory; ``events`` is what a recorder beside the client is told."""
-
-    def __init__(  # noqa: PLR0913 -- what handshakes differ in
-        self,
-        files: Certificate,
-        suite: tuple[str, str] = SUITES[0],
-        *,
-        name: str | None = None,
-        protocols: tuple[str, ...] = (),
-        client_certificate: bool = False,
-        retry: bool = False,
-    ) -> None:
-        self.events: list[Event] = []
-        self.now = 1000
-        self._to_client, self._to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client, server = self._context(ssl.PROTOCOL_TLS_CLIENT, suite), self._context(ssl.PROTOCOL_TLS_SERVER, suite)
-        server.load_cert_chain(files.certificate, files.key)
-        if client_certificate:
-            client.load_cert_chain(files.certificate, files.key)
-            server.load_verify_locations(files.certificate)
-            server.verify_mode = ssl.CERT_REQUIRED
-        if protocols:
-            client.set_alpn_protocols(protocols)
-        if retry:
-            server.set_ecdh_curve("secp521r1")
-        self.client = client.wrap_bio(self._to_client, self._to_server, server_hostname=name)
-        self.server = server.wrap_bio(self._to_server, self._to_client, server_side=True)
-
-    @staticmethod
-    def _context(side: int, suite: tuple[str, str]) -> ssl.SSLContext:
-        context = ssl.SSLContext(side)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        version = {"1.0": ssl.TLSVersion.TLSv1, "1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[suite[0]]
-        context.minimum_version = context.maximum_version = version
-        context.set_ciphers(f"{suite[1]}:@SECLEVEL=0")
-        return context
-
-    def tick(self) -> Instant:
-        self.now += 1
-        return self.now
-
-    def _pass_on(self, direction: Direction) -> None:
-        bio = self._to_server if direction is OUT else self._to_client
-        if data := bio.read():
-            self.events.append(Wire(direction, data, self.tick()))
-            bio.write(data)
-
-    def until_done(self, *steps: Callable[[], object]) -> None:
-        """Take the steps of client and server in turn until each is done."""
-        left = list(steps)
-        while left:
-            for step, direction in zip(steps, Direction, strict=False):
-                if step in left:
-                    try:
-                        step()
-                        left.remove(step)
-                    except ssl.SSLWantReadError:
-                        pass
-                self._pass_on(direction)
-
-    def handshake(self) -> Peers:
-        self.until_done(self.client.do_handshake, self.server.do_handshake)
-        return self
-
-    def write(self, length: int, *, told: bool = True) -> Peers:
-        if told:
-            self.events.append(Wrote(length, self.tick()))
-        self.client.write(bytes(length))
-        self._pass_on(OUT)
-        taken = 0
-        while taken < length:
-            taken += len(self.server.read(length - taken))
-        return self
-
-    def answer(self, length: int, *, told: bool = True, at_once: int = 1 << 20) -> Peers:
-        self.server.write(bytes(length))
-        self._pass_on(IN)
-        taken = 0
-        while taken < length:
-            got = len(self.client.read(min(at_once, length - taken)))
-            taken += got
-            if told:
-                self.events.append(Read(got))
-        return self
-
-    def close(self) -> Peers:
-        """Send close_notify, both."""
-        self.until_done(self.client.unwrap, self.server.unwrap)
-        return self
 
 
 class Told(NamedTuple):
@@ -185,9 +55,9 @@ def tell(events: Iterable[Event], connection: TlsRecords | None = None, *, step:
     told = Told(TlsRecords() if connection is None else connection, [])
     for event in events:
         if isinstance(event, Wrote):
-            told.tls.wrote(*event)
+            told.tls.wrote(len(event.data), event.at)
         elif isinstance(event, Read):
-            told.tls.read(*event)
+            told.tls.read(len(event.data))
         else:
             direction, data, at = event
             for begin in range(0, len(data), step or len(data)):
@@ -201,25 +71,6 @@ def conversation(files: Certificate, suite: tuple[str, str] = SUITES[0]) -> list
     for length in SIZES[:9]:
         peers.write(length).answer(length)
     return peers.close().events
-
-
-def stream(events: list[Event], direction: Direction) -> bytes:
-    return b"".join(event.data for event in events if isinstance(event, Wire) and event.direction is direction)
-
-
-def cut(data: bytes) -> list[tuple[int, int]]:
-    """Return begin and end of each record."""
-    places = []
-    begin = 0
-    while begin < len(data):
-        end = begin + 5 + int.from_bytes(data[begin + 3 : begin + 5], "big")
-        places.append((begin, end))
-        begin = end
-    return places
-
-
-def record(kind: int, payload: bytes, version: int = 0x0303) -> bytes:
-    return bytes([kind]) + version.to_bytes(2, "big") + len(payload).to_bytes(2, "big") + payload
 
 
 @every_suite
@@ -322,7 +173,7 @@ def test_client_certificate_is_no_surplus(certificate: Certificate) -> None:
 @pytest.mark.parametrize("client_certificate", [False, True])
 def test_handshake_within_the_first_write_is_no_surplus(certificate: Certificate, *, client_certificate: bool) -> None:
     peers = Peers(certificate, client_certificate=client_certificate)
-    peers.events.append(Wrote(1000, peers.tick()))
+    peers.events.append(Wrote(bytes(1000), peers.tick()))
     peers.until_done(lambda: peers.client.write(bytes(1000)), peers.server.do_handshake)
     assert tell(peers.events).surplus == (0, 0)
     peers.server.read(1000)
