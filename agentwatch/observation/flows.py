@@ -188,15 +188,19 @@ class FlowTable:
     def tls(self, e: abi.Tls) -> Told:
         """Take a piece of the plaintext of a call into a TLS library."""
         session = self.ties.session(e.session, e.h)
+        known = session.told[e.direction]
+        position = e.position + e.offset
+        session.told[e.direction] = max(known, position + e.payload)
         piece = Plaintext(
             e.session,
             _DIRECTIONS[e.direction],
-            e.position + e.offset,
+            position,
             e.data,
             e.payload,
             None if e.offset else e.total,
             Author(e.h.tgid, e.h.tid),
             e.h.boottime,
+            known,
         )
         told: Told = []
         if e.cookie and (session.key is None or session.key[1] not in (e.cookie, self._outside.get(e.cookie))):
@@ -220,7 +224,21 @@ class FlowTable:
     def tls_end(self, e: abi.TlsEnd) -> Told:
         """Take note that a library's connection was freed."""
         session = self.ties.ended(e.session)
-        return [] if session is None else self._all_of(session)
+        if session is None:
+            return []
+        told = self._all_of(session)
+        flow = None if session.key is None else self._flows.get(session.key)
+        if flow is None:
+            return told
+        for direction in Direction:
+            position, known = e.position[direction], session.told[direction]
+            if position > known:  # what it said last was lost, or is counted and was not told of yet
+                author = Author(e.h.tgid, e.h.tid)
+                last = Plaintext(e.session, direction, position, b"", 0, None, author, e.h.boottime, known)
+                told.append(self._say(session, last, e.h.cgroup))
+        if flow.seen_by == FROM_LIBRARY:
+            told.append((flow, flow.close(e.h.boottime)))
+        return told
 
     def tls_overdue(self, now: int) -> Iterator[tuple[Flow, list[Item]]]:
         """Say what libraries said on sockets that were not found."""
@@ -376,7 +394,8 @@ class FlowTable:
             if key[0] == "outside":
                 self._outside = {cookie: inode for cookie, inode in self._outside.items() if inode != key[1]}
             if flow.verdict is not Interest.ALL:
-                self.verdicts.append(Verdict("tcp" if key[0] == "tcp" else "unix", key[1], Interest.ALL))
+                transport = key[0] if key[0] in ("tcp", "tls") else "unix"
+                self.verdicts.append(Verdict(transport, key[1], Interest.ALL))
             self._gone[key] = None
             if len(self._gone) > MAX_GONE:
                 del self._gone[next(iter(self._gone))]

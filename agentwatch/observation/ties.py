@@ -51,6 +51,7 @@ class Session:
         "number",
         "since",
         "tgid",
+        "told",
         "waiting",
         "waiting_bytes",
     )
@@ -65,6 +66,8 @@ class Session:
         self.waiting_bytes = 0
         self.since = h.boottime
         """Of what has waited for longest."""
+        self.told = [0, 0]
+        """Where the plaintext ends that was told of, out and in."""
         self.behind: list[Plaintext] = []
         """What was read while a write call had not returned."""
         self.behind_bytes = 0

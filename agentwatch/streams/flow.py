@@ -523,22 +523,27 @@ class Flow:
         """Take what a call into a TLS library handed over."""
         self.tie(piece.at)
         assert self.secured is not None  # noqa: S101 -- tie has made it
-        plain = self.plain or self._begin_plain(piece)
+        plain = self.plain
+        if plain is None or (plain.closed and plain.reason is None):
+            plain = self._begin_plain(piece)
         if piece.direction is Direction.OUT:
             plain.author = piece.author
         items: list[Item] = []
         if missing := self.secured.hole(piece):
             plain._miss(piece.direction, missing, piece.at, "tls-hole", items)  # noqa: SLF001 -- another of us
         items += plain.unix(piece.direction, piece.data, piece.length, piece.at)
-        if plain.joined and self.secured.before == (0, 0):
-            self.secured.begins_late()
+        self.secured.late = self.secured.late or plain.joined
+        if self.closed:
+            items += plain.close(piece.at)  # what it says was told of after its packets
         return items
 
     def _begin_plain(self, piece: Plaintext) -> Flow:
         plain = Flow(self.connection, self.transport, self.peer, started=piece.at, seen_by=FROM_LIBRARY)
         plain.local, plain.cgroup = self.local, self.cgroup
-        plain.joined = piece.position > 0 or self.joined
+        plain.joined = piece.position > piece.known or self._joins()
         plain.detected = self.detected  # what has asked for TLS goes on under it
+        if self.plain is not None:
+            plain.joined, plain.detected, plain.bytes = True, self.plain.detected, self.plain.bytes
         self.plain = plain
         return plain
 

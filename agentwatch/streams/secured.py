@@ -23,9 +23,11 @@ MAX_UNTIED_BYTES = 1 << 20
 MAX_FRESH = 256
 """Records that wait to be compared with what libraries made; beyond it the oldest are not looked for."""
 MAX_SESSIONS = 16
-"""Connections of libraries on one socket, each in a process of its own; the oldest is forgotten."""
+"""Connections of libraries on one socket, each in a process of its own; of one that is quiet for longer than so many
+others it is forgotten what this socket heard of it."""
 SETTLE_NS = 1_000_000_000
-"""Ciphertext and plaintext of one call are told of at different moments: they are compared after so much quiet."""
+"""Ciphertext and plaintext of one call are told of at different moments: they are compared after so much quiet. What
+came in may wait for its call as long as the application likes: it is compared when the connection has ended."""
 
 NO_LIBRARY, BEFORE_PROBES, SURPLUS = "no-library", "before-probes", "surplus"
 """Why bytes were not read: no hooked library said them, they passed before it was hooked, or it did not say them."""
@@ -45,23 +47,30 @@ class Plaintext(NamedTuple):
     author: Author
     at: Instant
     """When the call began (OUT) or ended (IN)."""
+    known: int = 0
+    """Where what was told of this session and direction before it ended, on whichever socket that was."""
 
 
 class Secured:
     """What is known of the TLS of one connection."""
 
-    __slots__ = ("_changed_at", "_positions", "_told", "before", "fresh", "records", "tied")
+    __slots__ = ("_before", "_changed_at", "_early", "_ends", "_told", "fresh", "late", "records", "tied")
 
     def __init__(self, *, joined: bool) -> None:
         self.records = TlsRecords(joined=joined)
         self.tied = False
         """Whether a library's connection was found to be on this socket."""
-        self.before = (0, 0)
-        """Bytes out and in that passed before the first plaintext, where that was not the beginning."""
+        self.late = False
+        """Whether the first plaintext was not the beginning: what had passed by then was not read."""
         self.fresh: list[Record] = []
         """Outgoing records that were not compared with what libraries made."""
-        self._positions: dict[int, list[int]] = {}
-        """Session of the library -> bytes of plaintext known, out and in. More than one: the process has forked."""
+        self._ends: dict[tuple[int, Direction], tuple[int, int]] = {}
+        """Session of the library and direction -> where the plaintext ends that is known, and that of which calls are
+        known. More than one session: the process has forked."""
+        self._before: tuple[int, int] | None = None
+        """Bytes out and in that had passed when the first plaintext was told of, without those that it explains."""
+        self._early = (0, 0)
+        """What was left over then, and is among these."""
         self._changed_at: Instant = 0
         self._told = (0, 0)
 
@@ -79,34 +88,49 @@ class Secured:
 
     def hole(self, piece: Plaintext) -> int:
         """Take note of a piece; return how many bytes of plaintext are missing before it."""
-        positions = self._positions.setdefault(piece.session, [0, 0])
-        if len(self._positions) > MAX_SESSIONS:
-            del self._positions[next(iter(self._positions))]
+        way = piece.session, piece.direction
+        heard, called = self._ends.pop(way, (piece.known, piece.known))
+        end = piece.position + piece.length
+        # Of a call that is lost in part the rest is known, of calls that are told of as one (they are counted) the sum.
+        explained = max(0, end - called, piece.position + (piece.total or 0) - called)
+        self._ends[way] = max(heard, end), called + explained
+        if len(self._ends) > len(Direction) * MAX_SESSIONS:
+            del self._ends[next(iter(self._ends))]
         self._changed_at = max(self._changed_at, piece.at)
-        expected = positions[piece.direction]
-        positions[piece.direction] = piece.position + piece.length
-        if piece.total is not None:
-            if piece.direction is Direction.OUT:
-                self.records.wrote(piece.total, piece.at)
-            else:
-                self.records.read(piece.total)
-        return max(0, piece.position - expected)
+        if piece.direction is Direction.OUT and explained:
+            self.records.wrote(explained, piece.at)
+        elif explained:
+            self.records.read(explained)
+        if self._before is None:
+            self._begins(piece.direction, explained)
+        return max(0, piece.position - heard)
 
-    def begins_late(self) -> None:
-        """Take note that the first plaintext is not the beginning: what went by until then was not read."""
-        self.before = self.records.totals()
+    def _begins(self, direction: Direction, explained: int) -> None:
+        """Take note of what had passed when the first plaintext was told of."""
+        out, into = self.records.totals()
+        if direction is Direction.OUT:
+            out = max(0, out - explained)
+        else:
+            into = max(0, into - explained)
+        self._before = out, into
+        self._early = self.records.surplus(Direction.OUT), self.records.surplus(Direction.IN)
 
     def settle(self, now: Instant, *, closed: bool) -> None:
         """Compare ciphertext and plaintext, if nothing is on its way."""
         if self.tied and (closed or now - self._changed_at > SETTLE_NS):
-            surplus = self.records.surplus(Direction.OUT), self.records.surplus(Direction.IN)
-            self._told = max(self._told[0], surplus[0]), max(self._told[1], surplus[1])
+            self._told = self.records.surplus(Direction.OUT), self.records.surplus(Direction.IN) if closed else 0
 
     def unread(self) -> tuple[int, int]:
         """Return the bytes out and in that nobody could read, as of the last time that they were compared."""
         if not self.tied:
             return self.records.totals()
-        return self.before[0] + self._told[0], self.before[1] + self._told[1]
+        out, into = self._surplus()
+        before = self._before if self.late and self._before is not None else (0, 0)
+        return before[0] + out, before[1] + into
+
+    def _surplus(self) -> tuple[int, int]:
+        early = self._early if self.late else (0, 0)
+        return max(0, self._told[0] - early[0]), max(0, self._told[1] - early[1])
 
     def too_much(self) -> bool:
         """Whether copying the ciphertext has become pointless: it is much, and no library has said any of it."""
@@ -120,5 +144,5 @@ class Secured:
             "cipher": chosen.cipher if chosen else None,
             "server_name": hello.server_name if hello else None,
             "alpn": list(hello.alpn) if hello else [],
-            "cause": NO_LIBRARY if not self.tied else SURPLUS if any(self._told) else BEFORE_PROBES,
+            "cause": NO_LIBRARY if not self.tied else SURPLUS if any(self._surplus()) else BEFORE_PROBES,
         }

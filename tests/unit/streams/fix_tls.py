@@ -11,7 +11,7 @@ import pytest
 from agentwatch.protocols.base import Direction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from agentwatch.protocols.base import Instant
@@ -176,6 +176,18 @@ class Peers:
         """Send close_notify, both."""
         self.until_done(self.client.unwrap, self.server.unwrap)
         return self
+
+
+def as_told(events: Iterable[Event]) -> list[Event]:
+    """Return events in the order in which the kernel tells of them: a call when it returns, behind what it sent."""
+    told: list[Event] = []
+    calls: list[Event] = []
+    for event in events:
+        if not (calls and isinstance(event, Wire) and event.direction is OUT):
+            told += calls
+            calls = []
+        (calls if isinstance(event, Wrote) else told).append(event)
+    return told + calls
 
 
 def stream(events: list[Event], direction: Direction) -> bytes:
