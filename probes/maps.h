@@ -252,7 +252,7 @@ struct scratch {
 };
 MAP("array", u32, struct scratch, scratch, CPUS);
 
-/* Calls into TLS libraries at one time. Full: the call is not seen, and its bytes on the wire are a surplus. */
+/* Calls into TLS libraries at one time. */
 #define MAX_TLS_CALLS 16384
 /* Connections of TLS libraries at one time. */
 #define MAX_TLS_SESSIONS 65536
@@ -284,8 +284,11 @@ struct tls_call {
 	u64 done;
 };
 
-/* Caller -> call. Written at the call's entry, deleted at its return and when the thread ends. */
-MAP("hash", struct tls_caller, struct tls_call, tls_calls, MAX_TLS_CALLS);
+/*
+ * Caller -> call. Written at the call's entry, deleted at its return and when the thread ends; of a goroutine nobody
+ * tells that. Evicted: the call is not seen, and its bytes on the wire are a surplus.
+ */
+MAP("lru_hash", struct tls_caller, struct tls_call, tls_calls, MAX_TLS_CALLS);
 
 struct tls_connection {
 	u64 address;

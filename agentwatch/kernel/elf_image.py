@@ -31,6 +31,10 @@ MAX_TABLE_BYTES = 256 << 20
 MAX_OCCURRENCES = 65_536
 """Places where a table may hold the wanted names; a table made of nothing else is not searched to its end."""
 
+_STEM_BYTES = 4
+"""Names of one library begin alike; a search for each of them reads the table as often as there are names."""
+_MAX_STEMS = 1 << 20
+"""Places of such beginnings, as of MAX_OCCURRENCES."""
 _CHUNK_BYTES = 1 << 20
 _MAX_SECTION_NAMES_BYTES = 65_536
 
@@ -178,18 +182,24 @@ class Image:
     def search(self, start: int, size: int, needles: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         """Find strings in a part of the file: yield places, counted from its start, and what is there.
 
-        Memory does not depend on ``size``. Places are in order for each needle, not over all of them.
+        Memory does not depend on ``size``. Needles that begin alike are looked for as one.
+        Places are in no order.
         """
-        needles = tuple(needles)
-        overlap = max(map(len, needles), default=1) - 1
-        left = MAX_OCCURRENCES
+        stems: dict[bytes, list[bytes]] = {}
+        for needle in needles:
+            stems.setdefault(needle[:_STEM_BYTES], []).append(needle)
+        overlap = max((len(needle) for group in stems.values() for needle in group), default=1) - 1
+        left, found = _MAX_STEMS, 0
         for chunk in range(0, min(size, MAX_TABLE_BYTES, self.size - start), _CHUNK_BYTES):
             content = self.read(start + chunk, min(_CHUNK_BYTES + overlap, size - chunk))
-            for needle in needles:
-                for at in _occurrences(content, needle, _CHUNK_BYTES):
-                    yield chunk + at, needle
+            for stem, group in stems.items():
+                for at in _occurrences(content, stem, _CHUNK_BYTES):
                     left -= 1
-                    if not left:
+                    for needle in group:
+                        if content.startswith(needle, at):
+                            found += 1
+                            yield chunk + at, needle
+                    if not left or found >= MAX_OCCURRENCES:
                         return
 
 

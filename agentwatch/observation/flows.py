@@ -29,6 +29,8 @@ UDP_IDLE_NS = 60_000_000_000
 """A UDP peer that was quiet for this long is reported and forgotten."""
 UNDECIDED_NS = 1_000_000_000
 """A flow with bytes whose protocol is not known after this long is reported as opaque so far."""
+UNTIED_NS = 500_000_000
+"""The same for one under TLS that no library was seen to speak on."""
 REPORT_AGAIN_NS = 60_000_000_000
 """A living opaque flow that grew is reported again after this long."""
 MAX_GONE = 16384
@@ -118,6 +120,9 @@ class FlowTable:
         flow = self._flows.get(key)
         if flow is None:
             flow = self._open_wire(key, e)
+        elif flow.peer is None:  # it began with something that tells no address
+            flow.peer = make.address(e.family, e.remote, e.remote_port)
+            flow.local = make.address(e.family, e.local, e.local_port)
         if e.h.tgid and e.direction == abi.Way.OUT and flow.author.tid != e.h.tid:
             flow.author = Author(e.h.tgid, e.h.tid)
         if e.h.cgroup and not flow.cgroup:
@@ -130,7 +135,8 @@ class FlowTable:
         items = flow.tcp(_DIRECTIONS[e.direction], segment, e.h.boottime)
         if flow.secured is not None and flow.secured.fresh:
             items += self._look_for_records(key, flow)
-        self._judge(key, flow)
+        if flow.verdict is not Interest.TLS or flow.secured is None or not flow.secured.tied:
+            self._judge(key, flow)
         return flow, items
 
     def rows(self, e: abi.Rows) -> tuple[Flow, list[Item]]:
@@ -204,7 +210,10 @@ class FlowTable:
         )
         told: Told = []
         if e.cookie and (session.key is None or session.key[1] not in (e.cookie, self._outside.get(e.cookie))):
-            told += self._tied(self.ties.tie(session, self._key_of(e.cookie)), e.h)
+            key = self._key_of(e.cookie)
+            on = self._flows.get(key)
+            if on is None or not on.in_plain_view:
+                told += self._tied(self.ties.tie(session, key), e.h)
         whole = e.offset + e.payload >= e.total
         for one in self.ties.in_order(session, piece, writing=e.writing, whole=whole):
             told += self._pass_on(session, one)
@@ -285,14 +294,16 @@ class FlowTable:
     def _say(self, session: Session, piece: Plaintext, cgroup: int) -> tuple[Flow, list[Item]]:
         flow = self._flow_of(session)
         flow.cgroup = flow.cgroup or cgroup
-        before = flow.plain.verdict if flow.plain is not None else Interest.ALL
         items = flow.plaintext(piece)
-        assert flow.plain is not None  # noqa: S101 -- it has just said something
-        if flow.plain.interest() is Interest.COUNT and before is not Interest.COUNT:
-            flow.plain.verdict = Interest.COUNT
+        plain = flow.plain
+        assert plain is not None  # noqa: S101 -- it has just said something
+        unread = plain.reason is not None
+        if unread and plain.verdict is not Interest.COUNT:
+            plain.verdict = Interest.COUNT
             self.verdicts.append(Verdict("tls", session.number, Interest.COUNT))
-        assert session.key is not None  # noqa: S101 -- as in _flow_of
-        self._judge(session.key, flow)
+        if unread or flow.verdict is not Interest.TLS:
+            assert session.key is not None  # noqa: S101 -- as in _flow_of
+            self._judge(session.key, flow)
         return flow, items
 
     def _all_of(self, session: Session) -> Told:
@@ -378,8 +389,11 @@ class FlowTable:
             totals = flow.totals()
             if totals == (flow.reported or (0, 0)) and not (flow.closed and flow.reported):
                 continue
-            undecided = flow.undecided() and now - flow.started < UNDECIDED_NS
-            recent = flow.reported is not None and now - flow.reported_at < REPORT_AGAIN_NS
+            patience = UNDECIDED_NS if flow.secured is None else UNTIED_NS
+            undecided = flow.undecided() and now - flow.started < patience
+            # What was told too early is taken back at once.
+            grows = flow.reported is not None and sum(totals) >= sum(flow.reported)
+            recent = grows and now - flow.reported_at < REPORT_AGAIN_NS
             if flow.closed or not (undecided or recent):
                 flow.reported, flow.reported_at = totals, now
                 result.append(flow)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentwatch.streams.secured import Plaintext
 
 MAX_SESSIONS = 65536
-"""Connections of libraries; of one beyond it what waits is told without its socket."""
+"""Connections of libraries; beyond it the one that was quiet for longest is forgotten, and told without its socket."""
 MAX_RECORDS = 16384
 """Beginnings of records that were made and not seen on the wire, or the other way round; the oldest are forgotten."""
 MAX_WAITING_BYTES = 16 * 1024 * 1024
@@ -103,9 +103,10 @@ class Ties:
 
     def session(self, number: int, h: abi.Header) -> Session:
         """Return a session, which may be new."""
-        found = self._sessions.get(number)
+        found = self._sessions.pop(number, None)
         if found is None:
-            found = self._sessions[number] = Session(number, h)
+            found = Session(number, h)
+        self._sessions[number] = found  # behind all that were quiet for longer
         return found
 
     def in_order(self, session: Session, piece: Plaintext, *, writing: int, whole: bool) -> list[Plaintext]:

@@ -548,6 +548,11 @@ class Flow:
         return plain
 
     @property
+    def in_plain_view(self) -> bool:
+        """Whether a decoder reads the packets themselves: whatever a library says, it is not said under them."""
+        return self._decoder is not None
+
+    @property
     def reading(self) -> Flow:
         """The flow that gives the messages: what is said under TLS, or this one."""
         return self.plain or self

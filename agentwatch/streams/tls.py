@@ -8,26 +8,40 @@ payload that no call explains. The watched process is the client. Sans-IO and wi
 * memory is bounded by the limits named here and in ``tls_hello``;
 * records and accounts do not depend on how the input was split (where a piece begins matters to joined connections
   alone, see ``TlsRecords``);
-* the account believes the larger overhead and the larger excuse where either may be true. So a surplus is not the
-  library's own doing, unless it pads records without need; and what is hidden is seen from the excuses' sum on. CBC
-  makes each record up to a block longer: that much of each is not seen.
+* what goes out is accounted to the byte, because a statement fits into every excuse; what comes in is believed to have
+  the larger overhead and the larger excuse where either may be true.
 
 The account of a direction is payload against plaintext. A record of application data (type 23) counts with its payload
-less the cipher's overhead. What TLS says for itself is excused up to named limits: records of other types and, in TLS
-1.3, where the handshake wears type 23 too, those before the first call and up to the client's Finished; afterwards
-alerts and KeyUpdates, and tickets that come in. Once framing is lost every byte counts, and the calls explain as much
-overhead as they may have caused.
+less the cipher's overhead. What TLS says for itself is excused:
+
+* records of other types, up to a limit: a peer takes no data from them;
+* in TLS 1.3, where the handshake wears type 23 too, what goes out up to the client's Finished: that alone, if the
+  server's flight shows that it asked for no certificate, else up to a limit; and what comes in before the first call;
+* in TLS 1.3 an alert as the last record that goes out, but no KeyUpdate (five bytes in some hundred GB, if any), and
+  tickets that come in, up to a limit.
+
+CBC pads what goes out as its length demands: a call is believed to make as few records as can be, further ones count
+with their padding. Once framing is lost because bytes were not seen, every byte counts, and the calls explain as much
+overhead as they may have caused; where what stands is no record nothing is excused any more.
 
 Specification: RFC 8446 (sections 4.4, 4.6, 5.1 to 5.4) and RFC 5246 (sections 6.2 and 7.4).
 """
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.protocols.base import Direction
 from agentwatch.streams import tls_hello
-from agentwatch.streams.tls_hello import CLIENT_HELLO, LARGEST_OVERHEAD, SERVER_HELLO, TLS_1_3, HelloSearch
+from agentwatch.streams.tls_hello import (
+    CBC_BLOCK_BYTES,
+    CLIENT_HELLO,
+    LARGEST_OVERHEAD,
+    SERVER_HELLO,
+    TLS_1_3,
+    HelloSearch,
+)
 
 if TYPE_CHECKING:
     from agentwatch.protocols.base import Instant
@@ -41,16 +55,15 @@ MAX_PAYLOAD_BYTES = (1 << 14) + 2048
 
 FLIGHT_BYTES = {Direction.OUT: 32 * 1024, Direction.IN: 112 * 1024}
 """What is excused as handshake, certificates above all: OpenSSL takes a chain of at most 100 KiB from its peer. That of
-a client has a few KiB; what leaves under this name is not seen."""
+a client has a few KiB; what leaves under this name, to a server that may have asked for one, is not seen."""
 FLIGHT_RECORDS = 64
 """Records that are remembered with their time until the first call is told; older ones count as handshake."""
 TICKET_BYTES = 4 * 1024
 """NewSessionTickets, alerts and KeyUpdates of a server, which no call returns: OpenSSL sends two tickets of some 250
 bytes, and of some KiB in all where they hold the client's certificate."""
-TRIFLE_BYTES = 5
-"""Inner length of a KeyUpdate; an alert has 2."""
-MAX_TRIFLES_BYTES = 1024
-"""What is excused as such; without a limit data could leave in trifles. A KeyUpdate is due once in some hundred GB."""
+ALERT_BYTES = 2
+MAX_FRAGMENT_BYTES = 1 << 14
+"""Plaintext of one record."""
 MIN_FRAGMENT_BYTES = 512
 """No library cuts a long write into smaller records (RFC 6066, section 4)."""
 
@@ -58,8 +71,11 @@ CHANGE_CIPHER_SPEC, HANDSHAKE, APPLICATION_DATA = 20, 22, 23
 _VERSION_MAJOR, _MAX_VERSION_MINOR = 3, 4
 _FINISHED = frozenset({36 + 9, 36 + 17, 52 + 17})
 """Payload of a Finished in TLS 1.3: four bytes and a SHA-256 or SHA-384, and the overhead (9: a tag of 8 bytes)."""
-_EXACT_BYTES = LARGEST_OVERHEAD + TRIFLE_BYTES + 1
-"""Shorter payloads are told apart, as they may hold a trifle or less than an overhead."""
+_FLIGHT = slice(1, 4, 2)
+"""Where the Finished of a server is that asks for nothing and makes a record of each message: behind EncryptedExtensions,
+or behind Certificate and CertificateVerify too. A CertificateRequest would move them."""
+_EXACT_BYTES = LARGEST_OVERHEAD + 1
+"""Shorter payloads are told apart, as they may hold less than an overhead."""
 
 
 class Record(NamedTuple):
@@ -146,7 +162,15 @@ class TlsRecords:
 
         Ask when the connection is quiet: a record and the call it belongs to may be told of in either order.
         """
-        return self._sides[direction].surplus(self.chosen)
+        return self._sides[direction].surplus(self.chosen, self._finished() if direction is Direction.OUT else None)
+
+    def _finished(self) -> int | None:
+        """Return how long the client's Finished is if that is its whole flight, None if it may be more."""
+        if self.chosen is None or self.chosen.version != TLS_1_3:
+            return None
+        length = 4 + (48 if "SHA384" in self.chosen.cipher else 32)
+        payload = length + tls_hello.overhead(self.chosen).most
+        return length if self._sides[Direction.IN].account.ends_flight(payload) else None
 
     def totals(self) -> tuple[int, int]:
         """Return the bytes of ciphertext out and in, handshake and missed ones included."""
@@ -210,12 +234,12 @@ class _Side:
         if length > within and not self._seeking:
             self._lose(length - within, None)
 
-    def surplus(self, chosen: Chosen | None) -> int:
+    def surplus(self, chosen: Chosen | None, finished: int | None) -> int:
         if not self._left or self._head[0] != APPLICATION_DATA:
-            return self.account.surplus(chosen, 0, 0)
+            return self.account.surplus(chosen, finished, 0, 0)
         # What has come in of a record cannot be read before the rest has.
         to_come = self._left if self.direction is Direction.OUT else self._length()
-        return self.account.surplus(chosen, self._length(), to_come)
+        return self.account.surplus(chosen, finished, self._length(), to_come)
 
     def _header(self, data: bytes, position: int, at: Instant, records: list[Record]) -> int:
         end = position + HEADER_BYTES - len(self._head)
@@ -224,6 +248,7 @@ class _Side:
             return len(data)
         if not looks_like_record(self._head):
             self.broken = True
+            self.account.broken = True
             self._lose(0, at)
             return end
         self._left = self._length()
@@ -277,8 +302,12 @@ class _Account:
         "_calls_framed",
         "_direction",
         "_early",
+        "_exact",
+        "_first",
+        "_fragments",
         "_handshaking",
         "_joined",
+        "_last",
         "_late",
         "_lost",
         "_lost_early",
@@ -286,11 +315,13 @@ class _Account:
         "_pending",
         "_plain",
         "_since",
+        "broken",
     )
 
     def __init__(self, direction: Direction, *, joined: bool) -> None:
         self._direction = direction
         self._joined = joined
+        self._exact = direction is Direction.OUT and not joined
         self._since: Instant | None = None  # when the first call was entered
         self._plain = 0
         self._calls = 0
@@ -298,29 +329,47 @@ class _Account:
         self._others = 0  # payload of records that are not application data
         self._early = _Tally()  # records of the handshake
         self._late = _Tally()
+        self._first: list[int] = []  # payload of the first records of application data
+        self._last = 0  # of the last one
+        self._fragments = [0] * CBC_BLOCK_BYTES  # records that the calls need, by the length of their plaintext
         self._lost = 0  # bytes that are not framed
         self._lost_early = 0
         self._pending: list[tuple[Instant, int]] = []  # records until the first call is told
-        # A library may do the handshake within the first call, or the network may delay its end beyond the call.
-        self._handshaking = direction is Direction.OUT and not joined
+        self._handshaking = self._exact  # up to the Finished, also within the first call
+        self.broken = False
 
     def record(self, kind: int, length: int, at: Instant) -> None:
         if kind != APPLICATION_DATA:
             self._others += length
+            return
+        self._last = length
+        if len(self._first) < _FLIGHT.stop:
+            self._first.append(length)
+        self._put(length, at)
+
+    def _put(self, length: int, at: Instant) -> None:
+        if self._exact:
+            (self._early if self._handshaking else self._late).add(length)
+            self._handshaking = self._handshaking and length not in _FINISHED
         elif self._since is None:
             self._wait(length, at)
-        elif at < self._since or self._handshaking:
-            self._count_early(length)
         else:
-            self._late.add(length)
+            (self._early if at < self._since else self._late).add(length)
+
+    def ends_flight(self, finished: int) -> bool:
+        """Tell whether what came in first is a server's flight that asks for no certificate and ends with a Finished."""
+        return finished in self._first[_FLIGHT]
 
     def call(self, length: int, at: Instant) -> None:
         self._plain += length
         self._calls += 1
+        whole, rest = divmod(length, MAX_FRAGMENT_BYTES)
+        self._fragments[0] += whole
+        self._fragments[rest % CBC_BLOCK_BYTES] += rest > 0
         self._since = at if self._since is None else min(at, self._since)
         pending, self._pending = self._pending, []
         for when, size in pending:
-            self.record(APPLICATION_DATA, size, when)
+            self._put(size, when)
 
     def lost(self, length: int, at: Instant | None) -> None:
         if self._calls_framed is None:
@@ -330,43 +379,55 @@ class _Account:
         else:
             self._lost += length
 
-    def surplus(self, chosen: Chosen | None, length: int, to_come: int) -> int:
-        """Return what no call explains; ``to_come`` bytes of the last record of ``length`` do not count yet."""
+    def surplus(self, chosen: Chosen | None, finished: int | None, length: int, to_come: int) -> int:
+        """Return what no call explains; ``to_come`` bytes of the last record of ``length`` do not count yet.
+
+        ``finished``: length of the one message that the handshake ended with, None: they were more, or are not known.
+        """
         overhead = tls_hello.overhead(chosen).most
         veiled = chosen is None or chosen.version == TLS_1_3
-        late = self._late.inner(overhead) - min(max(0, length - overhead), to_come)
+        framed = self._framed(chosen, length, to_come, veiled=veiled)
         early = self._early.inner(overhead) + sum(max(0, length - overhead) for _, length in self._pending)
-        if self._joined:
-            early = lost_early = 0
+        early = early if veiled and not self._joined else 0
+        lost_early = 0 if self._joined else self._lost_early
+        if self.broken:
+            return max(0, framed + early + lost_early + self._lost - self._plain)
+        handshake = self._others + lost_early
+        if finished is None:
+            handshake += early
         else:
-            lost_early = self._lost_early
-        handshake = self._others + lost_early + (early if veiled else 0)
-        framed = late + (0 if veiled else early)
+            framed += max(0, early - finished)
         counted = framed + self._lost + max(0, handshake - FLIGHT_BYTES[self._direction])
         excused = self._asides(overhead, veiled=veiled)
         if self._calls_framed is not None:
             excused += self._records(max(0, self._plain - framed)) * (HEADER_BYTES + overhead)
         return max(0, counted - self._plain - excused)
 
+    def _framed(self, chosen: Chosen | None, length: int, to_come: int, *, veiled: bool) -> int:
+        """Return how much plaintext the records have that are not a handshake's."""
+        least, most = tls_hello.overhead(chosen)
+        tallies = (self._late,) if veiled else (self._late, self._early)
+        padding = tls_hello.padding(chosen) if self._exact else None
+        if padding is None:
+            return sum(tally.inner(most) for tally in tallies) - min(max(0, length - most), to_come)
+        needed = sum(self._fragments)
+        further = max(0, sum(tally.records for tally in tallies) - needed)
+        padded = sum(map(operator.mul, self._fragments, padding))
+        explained = needed * (least - 1) + padded + further * least
+        return max(0, sum(tally.bytes for tally in tallies) - to_come - explained)
+
     def _wait(self, length: int, at: Instant) -> None:
         # What comes in was there before the call that returns it, which tells no time: it is early until one is told.
         self._pending.append((at, length))
         if self._direction is Direction.IN or len(self._pending) > FLIGHT_RECORDS:
-            self._count_early(self._pending.pop(0)[1])
-
-    def _count_early(self, length: int) -> None:
-        self._early.add(length)
-        if length in _FINISHED:
-            self._handshaking = False
+            self._early.add(self._pending.pop(0)[1])
 
     def _asides(self, overhead: int, *, veiled: bool) -> int:
         """Return how many bytes may be what TLS says for itself, behind the handshake."""
         lost = self._calls_framed is not None
-        if not (veiled or lost):
-            return 0
         if self._direction is Direction.IN:
-            return TICKET_BYTES
-        return MAX_TRIFLES_BYTES if lost else min(self._late.trifles(overhead), MAX_TRIFLES_BYTES)
+            return TICKET_BYTES if veiled or lost else 0
+        return ALERT_BYTES if veiled and self._last - overhead == ALERT_BYTES else 0
 
     def _records(self, plain: int) -> int:
         """Return how many records may have held plaintext since framing was lost: a read returns of one at most.
@@ -394,10 +455,14 @@ class _Tally:
             self._records += 1
             self._bytes += length
 
+    @property
+    def bytes(self) -> int:
+        return self._bytes + sum(length * number for length, number in self._short.items())
+
+    @property
+    def records(self) -> int:
+        return self._records + sum(self._short.values())
+
     def inner(self, overhead: int) -> int:
         short = sum(max(0, length - overhead) * number for length, number in self._short.items())
         return self._bytes - self._records * overhead + short
-
-    def trifles(self, overhead: int) -> int:
-        inner = ((length - overhead, number) for length, number in self._short.items())
-        return sum(length * number for length, number in inner if 0 < length <= TRIFLE_BYTES)

@@ -25,12 +25,15 @@ CLIENT_HELLO, SERVER_HELLO = 1, 2
 TLS_1_3 = "1.3"
 _HEADER_BYTES = 4
 _RANDOM_BYTES = 32
-_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS = 0, 16, 43
+_SERVER_NAME, _ALPN, _ENCRYPT_THEN_MAC, _SUPPORTED_VERSIONS = 0, 16, 22, 43
 _HOST_NAME = 0
 _RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """The random of a HelloRetryRequest: the SHA-256 of that word."""
 _VERSION_NAMES = {0x0300: "ssl3", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: TLS_1_3}
 _WITHOUT_IV = ("ssl3", "1.0")
+_CBC_AS_A_WHOLE = ("1.1", "1.2")
+CBC_BLOCK_BYTES = 16
+"""The larger of the two that there are; the other one divides it."""
 
 
 class Hello(NamedTuple):
@@ -54,6 +57,7 @@ class Chosen(NamedTuple):
 
     version: str
     cipher: str
+    encrypt_then_mac: bool = False
 
 
 class Overhead(NamedTuple):
@@ -185,14 +189,33 @@ def overhead(chosen: Chosen | None) -> Overhead:
     Padding is not in it, except for CBC up to the end of a block. Where the suite is not known it may be any.
     """
     new = chosen is not None and chosen.version == TLS_1_3
-    suites = _SUITES_1_3 if new else _SUITES_1_2
-    found = [parts for name, parts in suites.items() if chosen is not None and name in chosen.cipher]
-    if not found or chosen is None:
+    found = _part(chosen)
+    if found is None or chosen is None:
         return Overhead(0, _LARGEST_1_3 if new else LARGEST_OVERHEAD)
-    before, behind, block = found[0]
+    before, behind, block = found
     if block and chosen.version in _WITHOUT_IV:
         before = 0
     return Overhead(before + behind + min(block, 1), before + behind + block)
+
+
+def padding(chosen: Chosen | None) -> tuple[int, ...] | None:
+    """Return how many bytes CBC pads a plaintext with, by its length modulo ``CBC_BLOCK_BYTES``; None: no such suite.
+
+    Not for versions before 1.1, in which libraries cut a plaintext so that an attack on CBC fails (RFC 4346, F.3).
+    """
+    found = _part(chosen)
+    if found is None or chosen is None or not found[2] or chosen.version not in _CBC_AS_A_WHOLE:
+        return None
+    _, mac, block = found
+    before = 0 if chosen.encrypt_then_mac else mac
+    return tuple(block - (length + before) % block for length in range(CBC_BLOCK_BYTES))
+
+
+def _part(chosen: Chosen | None) -> _Part | None:
+    if chosen is None:
+        return None
+    suites = _SUITES_1_3 if chosen.version == TLS_1_3 else _SUITES_1_2
+    return next((parts for name, parts in suites.items() if name in chosen.cipher), None)
 
 
 def client_hello(body: bytes) -> Hello | None:
@@ -222,10 +245,12 @@ def server_hello(body: bytes) -> Chosen | None:
         cursor.take(1)
     except _TooShort:
         return None
-    selected = _extensions(cursor).get(_SUPPORTED_VERSIONS, b"")
+    extensions = _extensions(cursor)
+    selected = extensions.get(_SUPPORTED_VERSIONS, b"")
     if len(selected) == 2:  # noqa: PLR2004 -- one ProtocolVersion
         version = int.from_bytes(selected, "big")
-    return Chosen(_VERSION_NAMES.get(version, f"0x{version:04x}"), CIPHER_SUITES.get(cipher, f"0x{cipher:04x}"))
+    names = _VERSION_NAMES.get(version, f"0x{version:04x}"), CIPHER_SUITES.get(cipher, f"0x{cipher:04x}")
+    return Chosen(*names, _ENCRYPT_THEN_MAC in extensions)
 
 
 def is_retry(body: bytes) -> bool:
