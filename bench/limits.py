@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.kernel.fix_postgres import free_port
+from tests.kernel.fix_postgres import free_port, programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.kernel.fix_postgres import PostgresServer
     from tests.kernel.fix_watch import Watch
 
 LIMIT_SECONDS = 900
@@ -23,6 +22,8 @@ START_SECONDS = 30
 CLIENTS = Path(__file__).parent.parent / "tests" / "kernel" / "clients"
 SOURCE = Path(__file__).parent / "paced.c"
 KINDS = ("exec", "send")
+ROW_BYTES = 1 + 4 + 2 + 4 + 4 + 32
+"""Of the message with one row of our SELECT, but for the digits of its number: tag, sizes, columns and an MD5."""
 
 
 class Rate(NamedTuple):
@@ -39,12 +40,15 @@ class Rate(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """Payload that nobody reads: seconds outside and inside (medians), and ring bytes of a run inside."""
+    """Payload that nobody reads: seconds outside and inside (medians), and the bytes that a run inside gave."""
 
     bytes: int
     outside: float
     inside: float
     ring: int
+    """Of the ring, at the most."""
+    counted: int
+    """That were counted and not copied: the median."""
 
 
 class Rows(NamedTuple):
@@ -53,6 +57,9 @@ class Rows(NamedTuple):
     rows: int
     recorded: int
     bytes: int
+    """Counted and not copied, on average."""
+    transferred: int
+    """Of the rows' messages."""
     ring: int
     outside: float
     inside: float
@@ -100,37 +107,46 @@ def download(watch: Watch, user: int, size: int, pairs: int) -> Payload:
             try:
                 fetch = ["/usr/bin/python3", str(client), "127.0.0.1", str(port), "/file"]
                 _until_it_answers(fetch[:-1])
-                outside, inside, ring = [], [], []
-                for _ in range(pairs):
-                    outside.append(_took(_outside(fetch, user), size))
-                    before = _ring(watch)
-                    inside.append(_took(_inside(watch, fetch), size))
-                    ring.append(_ring(watch) - before)
+                return fetch_pairs(watch, user, fetch, size, pairs)
             finally:
                 server.kill()
-    return Payload(size, statistics.median(outside), statistics.median(inside), max(ring))
 
 
-def select(watch: Watch, server: PostgresServer, user: int, rows: int, pairs: int) -> Rows:
-    """Have psql fetch a result of many rows, outside and inside in turn."""
+def fetch_pairs(watch: Watch, user: int, words: Sequence[str], size: int, pairs: int) -> Payload:
+    """Run a client that says how many bytes came and in how many seconds, outside and inside in turn."""
+    outside, inside, ring, counted = [], [], [], []
+    for _ in range(pairs):
+        outside.append(_took(_outside(words, user), size))
+        before, counted_before = _ring(watch), _counted(watch)
+        inside.append(_took(_inside(watch, words), size))
+        ring.append(_ring(watch) - before)
+        counted.append(_counted(watch) - counted_before)
+    return Payload(
+        size, statistics.median(outside), statistics.median(inside), max(ring), round(statistics.median(counted))
+    )
+
+
+def select(watch: Watch, environment: dict[str, str], user: int, rows: int, pairs: int) -> Rows:
+    """Have psql fetch a result of many rows from the server of an environment, outside and inside in turn."""
     sql = f"SELECT n, md5(n::text) FROM generate_series(1, {rows}) AS n"  # noqa: S608 -- a number of our own
-    words = [str(server.bin / "psql"), "-X", "-q", "-A", "-o", "/dev/null", "-c", sql]
+    words = [str(programs() / "psql"), "-X", "-q", "-A", "-o", "/dev/null", "-c", sql]
     outside, inside, ring = [], [], []
-    before_bytes = int(watch.status()["counted_bytes"])
+    before_bytes = _counted(watch)
     for _ in range(pairs):
         began = time.monotonic()
-        _outside(words, user, server.environment("tcp"))
+        _outside(words, user, environment)
         outside.append(time.monotonic() - began)
         before = _ring(watch)
         began = time.monotonic()
-        _inside(watch, words, server.environment("tcp"))
+        _inside(watch, words, environment)
         inside.append(time.monotonic() - began)
         ring.append(_ring(watch) - before)
-    counted = int(watch.status()["counted_bytes"]) - before_bytes
+    counted = (_counted(watch) - before_bytes) // pairs
     recorded = [r["rows"] for r in watch.records("statement") if r["db.query.text"] == sql]
     if recorded != [rows] * pairs:
         raise RuntimeError(f"recorded rows: {recorded}")
-    return Rows(rows, recorded[0], counted // pairs, max(ring), statistics.median(outside), statistics.median(inside))
+    sent = sum(ROW_BYTES + len(str(n)) for n in range(1, rows + 1))
+    return Rows(rows, recorded[0], counted, sent, max(ring), statistics.median(outside), statistics.median(inside))
 
 
 def _until_it_answers(words: Sequence[str]) -> None:
@@ -165,3 +181,7 @@ def _took(output: str, size: int) -> float:
 def _ring(watch: Watch) -> int:
     watch.wait_drained()
     return int(watch.status()["ring_position"])
+
+
+def _counted(watch: Watch) -> int:
+    return int(watch.status()["counted_bytes"])

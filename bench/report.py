@@ -23,11 +23,15 @@ _HEAD = """\
 Made by `{command}`; run it on your own machine, where the figures will be others.
 
 {machine}
+"""
 
+_CLIENTS = """
 ## Cost to the agent's clients
 
 pgbench with {clients} clients in the watch ("inside", every statement and its outcome in the log) and as the same user
 outside of it, runs interleaved. The ratio is the median over the pairs of runs, with the smallest and the largest.
+Over "tls", which is TCP with TLS 1.3, the statements are read at the functions of libssl; PostgreSQL uses the same
+file, so its calls meet the probes too, outside as inside.
 Resident memory holds the ring, which is mapped; private is what the recorder alone has.
 The recorder steps back while the ring has room, so part of its work falls after a run: its CPU per statement counts all
 of it, and its inverse is the rate that one core sustains.
@@ -55,20 +59,30 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def page(command: str, postgresql: str, load_seconds: float, rows: Sequence[Row], drained: Drained) -> str:
-    """Return the page as Markdown."""
-    lines = [_HEAD.format(command=command, machine=machine(postgresql), clients=CLIENTS)]
-    lines += [
+def head(command: str, postgresql: str) -> str:
+    """Return the top of the page."""
+    return _HEAD.format(command=command, machine=machine(postgresql))
+
+
+def clients(rows: Sequence[Row]) -> str:
+    """Return the part of the page about pgbench."""
+    lines = [
         f"| {row.load} | {row.transport} | {row.outside:,.0f} | {row.inside:,.0f} |"
-        f" {statistics.median(row.ratios):.2f} ({min(row.ratios):.2f}-{max(row.ratios):.2f}) |"
+        f" {spread(row.ratios)} |"
         f" {row.recorder_cpu_us:.0f} µs | {row.recorder_rss / 2**20:.0f} ({row.recorder_private / 2**20:.0f}) MiB |\n"
         for row in rows
     ]
-    lines.append(_rest(load_seconds, drained))
-    return "".join(lines)
+    return "".join([_CLIENTS.format(clients=CLIENTS), *lines])
 
 
-def _rest(load_seconds: float, drained: Drained) -> str:
+def spread(figures: Sequence[float], places: int = 2) -> str:
+    """Return the median, with the smallest and the largest."""
+    middle, least, most = (f"{f:,.{places}f}" for f in (statistics.median(figures), min(figures), max(figures)))
+    return f"{middle} ({least}-{most})"
+
+
+def recorder(load_seconds: float, drained: Drained) -> str:
+    """Return the part of the page about loading, and about what follows a load."""
     took = drained.recorder_seconds
     rate = drained.records / took
     index_rate = drained.records / drained.index_seconds
@@ -84,22 +98,27 @@ def _rest(load_seconds: float, drained: Drained) -> str:
 """
 
 
-def limits(payload: Payload, result: Rows, rates: Sequence[Rate]) -> str:
-    """Return the part of the page about what the ring can take."""
-    lines = [
-        f"""
+def payload(file: Payload, result: Rows) -> str:
+    """Return the part of the page about payload that nobody reads."""
+    return f"""
 ## Payload that nobody reads
 
 | what | bytes | outside | inside | inside/outside | ring |
 |---|---|---|---|---|---|
-| a file over HTTP | {payload.bytes:,} | {payload.outside:.1f} s | {payload.inside:.1f} s |\
- {payload.outside / payload.inside:.2f} | {payload.ring:,} bytes |
+| a file over HTTP | {file.bytes:,} | {file.outside:.1f} s | {file.inside:.1f} s |\
+ {file.outside / file.inside:.2f} | {file.ring:,} bytes |
 | `SELECT` of {result.rows:,} rows ({result.recorded:,} recorded) | {result.bytes:,} | {result.outside:.1f} s |\
  {result.inside:.1f} s | {result.outside / result.inside:.2f} | {result.ring:,} bytes |
 
 The file passes at full speed while the recorder has not seen its beginning yet: most of its ring bytes are of those
 milliseconds. The times of `SELECT` hold the start of psql, and inside that of `agentwatch run`.
+"""
 
+
+def rates(found: Sequence[Rate]) -> str:
+    """Return the part of the page about what the ring can take."""
+    lines = [
+        """
 ## Rates
 
 Two processes that run `/bin/true`, or send 64 bytes of SQL over TCP, evenly; the ring has its default size. What
@@ -112,6 +131,6 @@ is lost is declared in the log.
     lines += [
         f"| {rate.kind} | {f'{rate.wanted:,}/s' if rate.wanted else 'all'} | {rate.reached:,.0f}/s |"
         f" {rate.events:,} | {rate.lost:,} |\n"
-        for rate in rates
+        for rate in found
     ]
     return "".join(lines)

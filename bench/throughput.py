@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 if TYPE_CHECKING:
-    from tests.kernel.fix_postgres import PostgresServer
+    from bench.host import Server
     from tests.kernel.fix_watch import Watch
 
 CLIENTS = 2
 SCALE = 5
+TRANSPORTS = ("tcp", "unix", "tls")
+"""``tls`` is TCP with TLS 1.3."""
 LOADS = {"select-only (-S)": ("-S",), "TPC-B": ()}
 STATEMENTS = {"select-only (-S)": 1, "TPC-B": 7}
 """Statements of one transaction."""
@@ -45,7 +47,7 @@ class _Result(NamedTuple):
     transactions: int
 
 
-def prepare(server: PostgresServer) -> None:
+def prepare(server: Server) -> None:
     """Make pgbench's tables."""
     words = [str(server.bin / "pgbench"), "-i", "-q", "-s", str(SCALE)]
     subprocess.run(words, check=True, capture_output=True, env=server.environment("unix"))
@@ -55,40 +57,48 @@ class Place(NamedTuple):
     """Where it is measured: an instance, a server, and the uid that the client has outside of the watch too."""
 
     watch: Watch
-    server: PostgresServer
+    server: Server
     uid: int
 
 
 def measure(place: Place, pairs: int, seconds: int) -> list[Row]:
-    """Run every load over both transports."""
-    return [_measure(place, load, transport, pairs, seconds) for load in LOADS for transport in ("tcp", "unix")]
+    """Run every load over every transport."""
+    return [_measure(place, load, transport, pairs, seconds) for load in LOADS for transport in TRANSPORTS]
 
 
 def _measure(place: Place, load: str, transport: str, pairs: int, seconds: int) -> Row:
     watch, server, uid = place
-    words = [str(server.bin / "pgbench"), "-n", "-c", str(CLIENTS), "-T", str(seconds), *LOADS[load]]
-    environment = server.environment(transport)
+    words, environment = _words(server, load, seconds), server.environment(transport)
     assert watch.recorder is not None  # noqa: S101 - a recorder runs by construction
     recorder = psutil.Process(watch.recorder.pid)
-    outside, inside, cpu, transactions = [], [], 0.0, 0
+    without, inside, cpu, transactions = [], [], 0.0, 0
     for number in range(pairs):
         print(f"{load}, {transport}: pair {number + 1} of {pairs}", file=sys.stderr, flush=True)
-        outside.append(_run_outside(words, environment, uid).tps)
+        without.append(_run_outside(words, environment, uid).tps)
         before = _cpu_seconds(recorder)
-        result = _result(watch.run(*words, env=environment).stdout)
+        result = _run_inside(watch, words, environment)
         cpu += _cpu_seconds(recorder) - before
         inside.append(result.tps)
         transactions += result.transactions
     return Row(
         load,
         transport,
-        statistics.median(outside),
+        statistics.median(without),
         statistics.median(inside),
-        [i / o for o, i in zip(outside, inside, strict=True)],
+        [i / o for o, i in zip(without, inside, strict=True)],
         cpu / (transactions * STATEMENTS[load]) * 1e6,
         recorder.memory_info().rss,
         recorder.memory_full_info().uss,
     )
+
+
+def outside(server: Server, uid: int, load: str, transport: str, seconds: int) -> float:
+    """Run a load outside of the watch; return its transactions per second."""
+    return _run_outside(_words(server, load, seconds), server.environment(transport), uid).tps
+
+
+def _words(server: Server, load: str, seconds: int) -> list[str]:
+    return [str(server.bin / "pgbench"), "-n", "-c", str(CLIENTS), "-T", str(seconds), *LOADS[load]]
 
 
 def _run_outside(words: list[str], environment: dict[str, str], uid: int) -> _Result:
@@ -97,6 +107,13 @@ def _run_outside(words: list[str], environment: dict[str, str], uid: int) -> _Re
         words, check=True, capture_output=True, text=True, env=environment, user=uid, group=uid, extra_groups=[]
     )
     return _result(done.stdout)
+
+
+def _run_inside(watch: Watch, words: list[str], environment: dict[str, str]) -> _Result:
+    run = watch.run(*words, env=environment)
+    if unread := watch.session(run.session)["opaque_bytes"]:
+        raise RuntimeError(f"{unread} bytes of pgbench's were not read: its rate is none of recorded statements")
+    return _result(run.stdout)
 
 
 def _result(output: str) -> _Result:

@@ -120,6 +120,7 @@ enum aw_call {
 	AW_CALL_KIND = 15,
 	AW_COUNT_INT = 16 * 0, /* returned, as an int */
 	AW_COUNT_LONG = 16 * 1, /* returned, as a ssize_t */
+	AW_COUNT_ALL = 16 * 2, /* the whole buffer, if 0 is returned */
 	AW_COUNT_FOURTH = 16 * 4, /* where the fourth argument points, if 1 is returned */
 	AW_COUNT_FIFTH = 16 * 5,
 	AW_COUNT_WHERE = 16 * 15,

@@ -21,6 +21,8 @@
 #define TLS_COUNTED_BYTES (8ULL << 20)
 #define TLS_COUNTED_NS	  1000000000ULL
 #define RECORD_HEADER	  5
+#define TLS_HANDSHAKE	  22
+#define TLS_CLIENT_HELLO  1
 #define RECORD_BYTES	  32
 
 /* struct pt_regs of x86-64, which a uprobe's program gets. */
@@ -132,7 +134,23 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 	return 0;
 }
 
-/* A library without a socket has made a record: its first bytes will be found on the wire. */
+/* A library's object begins a new connection without having been freed: nothing of the old one holds for it. */
+static inline __attribute__((always_inline)) void begin_anew(struct tls_session *session)
+{
+	u64 now = bpf_ktime_get_boot_ns();
+
+	session->id = now << 10 | (bpf_get_smp_processor_id() & 1023);
+	session->cookie = 0;
+	session->position[0] = 0;
+	session->position[1] = 0;
+	session->untold[0] = 0;
+	session->untold[1] = 0;
+}
+
+/*
+ * A library has made a record. One without a socket of its own is found by it: its first
+ * bytes will be seen on the wire.
+ */
 static inline __attribute__((always_inline)) int record_made(struct user_registers *ctx,
 							     struct tag *tag)
 {
@@ -146,14 +164,20 @@ static inline __attribute__((always_inline)) int record_made(struct user_registe
 	if (!call || call->socket || n < RECORD_HEADER)
 		return 0;
 	session = session_of(call->connection);
-	if (!session || session->cookie || verdict_of(session->id) & TLS_TIED)
+	if (!session)
 		return 0;
 	e.total = n;
 	if (n > RECORD_BYTES)
 		n = RECORD_BYTES;
 	KEEP_BOUND(n);
 	if (n > RECORD_BYTES || bpf_probe_read_user(e.data, n, (void *)ctx->si) ||
-	    !is_record_header(e.data) || !open_account(&a, AW_P_TLS, tag->cgroup))
+	    !is_record_header(e.data))
+		return 0;
+	if (e.data[0] == TLS_HANDSHAKE && e.data[RECORD_HEADER] == TLS_CLIENT_HELLO &&
+	    (session->position[0] || session->position[1]))
+		begin_anew(session);
+	if (session->cookie || verdict_of(session->id) & TLS_TIED ||
+	    !open_account(&a, AW_P_TLS, tag->cgroup))
 		return 0;
 	fill_header(&e.h, AW_TLS_RECORD, AW_F_USER_MEMORY, tag->cgroup);
 	e.session = session->id;
@@ -206,6 +230,8 @@ static inline __attribute__((always_inline)) u64 bytes_of_call(struct user_regis
 	if (call->count_at) {
 		if ((s32)ctx->ax != 1 || bpf_probe_read_user(&n, sizeof(n), (void *)call->count_at))
 			return 0;
+	} else if ((what & AW_COUNT_WHERE) == AW_COUNT_ALL) {
+		n = (s32)ctx->ax == 0 ? call->length : 0;
 	} else if ((what & AW_COUNT_WHERE) == AW_COUNT_LONG) {
 		n = (s64)ctx->ax > 0 ? ctx->ax : 0;
 	} else {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import stat
@@ -77,6 +78,11 @@ def _root(_config: Config) -> Finding:
     )
 
 
+@functools.cache
+def _kernel_types() -> Btf:
+    return Btf.of_kernel()  # takes 0.4 s
+
+
 def _type_information(config: Config) -> Finding:
     """Whether the kernel has every member that the probes read."""
     cost, remedy = "the probes cannot be compiled", "use a kernel with CONFIG_DEBUG_INFO_BTF=y (5.8 or later)"
@@ -85,7 +91,7 @@ def _type_information(config: Config) -> Finding:
     try:
         build.flags(
             build.source(build.probes_dir()),
-            Btf.of_kernel(),
+            _kernel_types(),
             build.Watch(0, 0, config.ring_bytes, pins.maps_dir(config)),
         )
     except KernelError as e:
@@ -108,6 +114,24 @@ def _hooks(_config: Config) -> Finding:
         f"missing: {', '.join(missing)}" if missing else f"all {len(names)} are there",
         "what these hooks see is not captured, so the probes do not load",
         "use a later kernel (sock_send_length and sock_recv_length came with 6.3)",
+    )
+
+
+def _uprobes(_config: Config) -> Finding:
+    """Whether the kernel can attach a program to functions in a file by one link."""
+    return uprobe_links(_kernel_types())
+
+
+def uprobe_links(types: Btf) -> Finding:
+    """Tell from a kernel's types whether TLS libraries can be hooked."""
+    # since 89ae89f53d20 ("bpf: Add multi uprobe link"), with CONFIG_UPROBES
+    possible = types.struct_size("bpf_uprobe_multi_link") is not None
+    return Finding(
+        "uprobes",
+        possible,
+        f"TLS libraries can{'' if possible else 'not'} be hooked (uprobe_multi links)",
+        "what is said over TLS is not read: it is recorded as opaque",
+        "use a kernel with CONFIG_UPROBES=y (6.6 or later)",
     )
 
 
@@ -197,6 +221,7 @@ CHECKS: tuple[Callable[[Config], Finding], ...] = (
     _root,
     _type_information,
     _hooks,
+    _uprobes,
     _compiler,
     _libbpf,
     _cgroups,

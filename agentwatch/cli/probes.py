@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentwatch.cli.common import config_option, pass_config
-from agentwatch.kernel import bpf, counters, holding, hooks, pins
+from agentwatch.kernel import bpf, counters, holding, hooks, pins, uprobes
 
 if TYPE_CHECKING:
     from agentwatch.config import Config
@@ -69,7 +69,9 @@ def unload(config: Config) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @pass_config
 def status(config: Config, *, as_json: bool) -> None:
-    """Print which hooks are attached and what each program captured and lost.
+    """Print which hooks are attached, what each program captured and lost, and how many TLS libraries are hooked.
+
+    A library is a file, by device and inode; its path is told if it was found when the probes were loaded.
 
     Exit status: 0 all hooks are attached, 69 none are loaded, 1 some are missing.
     """
@@ -82,13 +84,16 @@ def status(config: Config, *, as_json: bool) -> None:
     finally:
         os.close(fd)
     programs = {p.name.removeprefix("P_").lower(): counters.of_program(account, p) for p in counters.PROGRAMS}
+    libraries = uprobes.hooked(config)
     if as_json:
-        click.echo(json.dumps({"attached": sorted(attached), "missing": missing, **_as_json(programs)}))
+        told = {"attached": sorted(attached), "missing": missing, "libraries": [one._asdict() for one in libraries]}
+        click.echo(json.dumps(told | _as_json(programs)))
     else:
         click.echo(f"{'program':<12} {'seen':>10} {'submitted':>10} {'lost':>8}")
         for name, c in programs.items():
             click.echo(f"{name:<12} {c.seen:>10} {c.submitted:>10} {sum(c.lost):>8}")
         click.echo(f"{len(attached)} of {len(hooks.HOOKS)} hooks attached", err=True)
+        click.echo(f"TLS libraries hooked: {len(libraries)}", err=True)
     for link in missing:
         click.echo(f"agentwatch: not attached: {link}", err=True)
     raise SystemExit(1 if missing else 0)

@@ -135,6 +135,7 @@ class Call(IntEnum):
     CALL_KIND = 15
     COUNT_INT = 0
     COUNT_LONG = 16
+    COUNT_ALL = 32
     COUNT_FOURTH = 64
     COUNT_FIFTH = 80
     COUNT_WHERE = 240

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import struct
 import time
@@ -48,7 +49,8 @@ FUNCTIONS: dict[str, int] = {
     # GnuTLS, gnutls.h
     "gnutls_record_send": _WRITE | Call.COUNT_LONG,
     "gnutls_record_send2": _WRITE | Call.COUNT_LONG,
-    "gnutls_record_send_early_data": _WRITE | Call.COUNT_LONG,
+    "gnutls_record_send_range": _WRITE | Call.COUNT_LONG,
+    "gnutls_record_send_early_data": _WRITE | Call.COUNT_ALL,
     "gnutls_record_recv": _READ | Call.COUNT_LONG,
     "gnutls_record_recv_seq": _READ | Call.COUNT_LONG,
     "gnutls_record_recv_early_data": _READ | Call.COUNT_LONG,
@@ -69,6 +71,8 @@ _LEAST_BYTES = 4096
 _ELF_MAGIC = b"\x7fELF"
 _KEY = struct.Struct("<QII")
 _DEVICE_SHIFT = 20
+_ENTRY_PIN = re.compile(r"(\d+):(\d+)-(\d+)-enter")
+"""The link that every file has which is hooked."""
 
 
 class Library(NamedTuple):
@@ -79,6 +83,16 @@ class Library(NamedTuple):
     device: int
     inode: int
     functions: tuple[str, ...]
+
+
+class Hooked(NamedTuple):
+    """A file that is hooked, as far as its pins tell."""
+
+    device: int
+    """As in ``st_dev``."""
+    inode: int
+    path: str | None
+    """Where it was found when the probes were loaded, if it is there still."""
 
 
 class Scan(NamedTuple):
@@ -203,6 +217,27 @@ class Uprobes:
             os.close(link)
             raise
         self._links[pin] = link
+
+
+def hooked(config: Config) -> list[Hooked]:
+    """Return the files that are hooked, in the order of device and inode."""
+    paths: dict[tuple[int, int], str] = {}
+    with contextlib.suppress(ProbesNotLoaded):
+        for path in pins.read_status(config).libraries:
+            with contextlib.suppress(OSError):
+                status = Path(path).stat()
+                paths[status.st_dev, status.st_ino] = path
+    found = sorted(_hooked_inodes(pins.files_dir(config)))
+    return [Hooked(device, inode, paths.get((device, inode))) for device, inode in found]
+
+
+def _hooked_inodes(folder: Path) -> Iterator[tuple[int, int]]:
+    if not folder.is_dir():
+        return
+    for pin in folder.iterdir():
+        if match := _ENTRY_PIN.fullmatch(pin.name):
+            major, minor, inode = map(int, match.groups())
+            yield os.makedev(major, minor), inode
 
 
 def kernel_device(device: int) -> int:

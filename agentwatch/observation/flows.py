@@ -401,10 +401,11 @@ class FlowTable:
 
     def drop_closed(self) -> None:
         """Forget flows that ended and were reported."""
-        for key in [key for key, flow in self._flows.items() if flow.closed]:
+        closed = [key for key, flow in self._flows.items() if flow.closed]
+        if secured := {key for key in closed if self._flows[key].secured is not None}:
+            self.ties.flows_ended(secured)
+        for key in closed:
             flow = self._flows.pop(key)
-            if flow.secured is not None:
-                self.ties.flow_ended(key)
             if key[0] == "outside":
                 self._outside = {cookie: inode for cookie, inode in self._outside.items() if inode != key[1]}
             if flow.verdict is not Interest.ALL:

@@ -45,6 +45,8 @@ class Observer:
         self.boot_id = boot_id
         self.clock_offset = clock.offset()
         """CLOCK_REALTIME minus CLOCK_BOOTTIME, ns."""
+        self._handled_until = 0
+        """CLOCK_BOOTTIME, ns, of the last event."""
         self._partial: dict[int, tuple[abi.Exec, list[bytes], int]] = {}
         self._uids: dict[int, int] = {}
 
@@ -77,6 +79,7 @@ class Observer:
         """Return the records that an event completes, in order, each with ``event`` = its ring position."""
         records: list[Record] = []
         tgid = event.h.tgid
+        self._handled_until = event.h.boottime
         if self._partial and tgid in self._partial and type(event) is not abi.Argv:
             self._finish_exec(tgid, records)
         self._HANDLERS[type(event)](self, position, event, records)
@@ -93,7 +96,8 @@ class Observer:
         records: list[Record] = []
         if drained:
             self._lines(self.inputs.idle(now), records)
-        for flow, items in self.flows.tls_overdue(now):
+        # What a session waits for can be among what was not handled yet.
+        for flow, items in self.flows.tls_overdue(now if drained else self._handled_until):
             self._items(flow, items, now, records)
         for flow, items in self.flows.expire(now):
             self._items(flow, items, now, records)

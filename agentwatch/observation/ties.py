@@ -185,9 +185,9 @@ class Ties:
             del self._sessions[session.number]
         return gone
 
-    def flow_ended(self, key: Key) -> None:
-        """Forget what was seen of a connection that has ended."""
-        for known in [known for known, other in self._sent.items() if other == key]:
+    def flows_ended(self, keys: set[Key]) -> None:
+        """Forget what was seen of connections that have ended."""
+        for known in [known for known, key in self._sent.items() if key in keys]:
             del self._sent[known]
 
 

@@ -24,7 +24,8 @@ ENOUGH_BYTES = 16 * 1024
 """With so many bytes there is always an answer: a joined connection may begin with one long message."""
 _TLS_RECORD_BYTES = 6
 _CLIENT_HELLO = 1
-_APPLICATION_DATA, _TLS_1_2_MINOR, _MAX_RECORD_BYTES = 23, 3, (1 << 14) + 2048
+_RECORD_TYPES = range(20, 24)
+_MAX_MINOR, _MAX_RECORD_BYTES = 4, (1 << 14) + 2048
 _DBUS_BEGINS = (b"\0AUTH ", b"\0AUTH\r\n")
 _SSH_BEGINS = (b"SSH-2.0-", b"SSH-1.99-")
 
@@ -40,7 +41,7 @@ def detect(out: bytes, in_: bytes, *, joined: bool, docker: bool = False) -> Det
     """
     if not out and not (joined and in_):
         return NEED_MORE
-    if out and (tls := _tls(out, joined=joined)) != UNKNOWN:
+    if (tls := _record(out or in_) if joined else _client_hello(out)) != UNKNOWN:
         return tls
     if out and (other := _by_beginning(out, joined=joined, docker=docker)) != UNKNOWN:
         return other
@@ -68,17 +69,22 @@ def _begins(out: bytes, beginnings: tuple[bytes, ...], detection: Detection) -> 
     return NEED_MORE if any(one.startswith(out) for one in beginnings) else UNKNOWN
 
 
-def _tls(out: bytes, *, joined: bool) -> Detection:
+def _client_hello(out: bytes) -> Detection:
     # A TLSPlaintext record: handshake, version 3.x, length; in it a ClientHello (RFC 8446, sections 5.1 and 4).
-    # In its middle a connection has records of application data.
-    types = (postgres_startup.TLS_HANDSHAKE, _APPLICATION_DATA) if joined else (postgres_startup.TLS_HANDSHAKE,)
-    if out[0] not in types or out[1:2] not in (b"", b"\3"):
+    if out[0] != postgres_startup.TLS_HANDSHAKE or out[1:2] not in (b"", b"\3"):
         return UNKNOWN
     if len(out) < _TLS_RECORD_BYTES:
         return NEED_MORE
-    if out[0] == _APPLICATION_DATA:
-        return TLS if out[2] == _TLS_1_2_MINOR and int.from_bytes(out[3:5], "big") <= _MAX_RECORD_BYTES else UNKNOWN
     return TLS if out[5] == _CLIENT_HELLO else UNKNOWN
+
+
+def _record(data: bytes) -> Detection:
+    # Any TLS record, of either side (RFC 8446, section 5.1; RFC 5246, section 6.2).
+    if data[0] not in _RECORD_TYPES or data[1:2] not in (b"", b"\3"):
+        return UNKNOWN
+    if len(data) < _TLS_RECORD_BYTES:
+        return NEED_MORE
+    return TLS if data[2] <= _MAX_MINOR and int.from_bytes(data[3:5], "big") <= _MAX_RECORD_BYTES else UNKNOWN
 
 
 def _startup(out: bytes) -> Detection:

@@ -114,12 +114,23 @@ class PostgresDecoder:
 
     def close(self, at: Instant) -> list[Message]:
         """Take note that the connection ended; return what was still waiting for an outcome."""
-        del at  # what has no answer has no time of an answer
         out: list[Message] = []
         if not self._over:
+            self._cut_off(at, out)
             self._pairing.close(out)
             self._over = True
         return out
+
+    def _cut_off(self, at: Instant, out: list[Message]) -> None:
+        """Deal with a message whose end was not seen: the server may have got it."""
+        kept, to_come = self._client.kept, self._client.to_come
+        if not to_come:
+            return
+        cut = self._client.gap(to_come)
+        if cut:
+            self._pairing.ask([*cut], at, out)
+        else:
+            out.append(Opaque("not-understood", at, (kept, 0)))
 
     def _turn(self) -> None:
         """Use that the client begins to speak: where the server was just ready, both are at a boundary."""
@@ -155,7 +166,10 @@ class PostgresDecoder:
         while packet:
             length = startup.packet_length(packet)
             if length is None:
-                self._end(out, Opaque("tls" if packet[0] == startup.TLS_HANDSHAKE else "not-understood", at))
+                if packet[0] == startup.TLS_HANDSHAKE:
+                    self._end(out, Opaque("tls", at, (len(packet), 0)))
+                else:
+                    self._end(out, Opaque("not-understood", at))
                 return b""
             if not length or len(packet) < length:
                 return b""
@@ -198,6 +212,9 @@ class PostgresDecoder:
                 data = data[1:]
             else:
                 accepted, reason = _ANSWERS[self._asked[0]]
-                self._end(out, Opaque(reason if byte == accepted else "not-understood", at))
+                if byte == accepted:
+                    self._end(out, Opaque(reason, at, (0, len(data) - 1)))
+                else:
+                    self._end(out, Opaque("not-understood", at))
                 return b""
         return data

@@ -175,6 +175,16 @@ class Frames:
         """True where the next byte begins a message."""
         return self.framed and not (self._buffer or self._skip or self._long)
 
+    @property
+    def to_come(self) -> int:
+        """How many bytes the message lacks that is kept until its end."""
+        return self._long.missing if self._long is not None else max(0, self._need - len(self._buffer))
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of it there are."""
+        return max(0, self.position - self._start) if self.to_come else 0
+
     def lose(self) -> None:
         """Forget where messages begin."""
         self.framed = False

@@ -255,7 +255,7 @@ class Flow:
             said = self.plain.interest() if self.plain is not None else Interest.ALL
             if said is Interest.COUNT or self.secured.too_much():
                 return Interest.COUNT
-            return Interest.ALL if self.secured.records.chosen is None else Interest.TLS
+            return Interest.TLS if self.joined or self.secured.records.chosen is not None else Interest.ALL
         return Interest.ROWS if isinstance(self._decoder, PostgresDecoder) else Interest.ALL
 
     def _acked(self, direction: Direction, ack: int, at: Instant, items: list[Item], *, syn: bool) -> None:
@@ -568,6 +568,8 @@ class Flow:
         for message in messages:
             if type(message) is Opaque and message.reason == TLS:
                 self._secure(joined=False)
+                for direction, length in zip(Direction, message.undecoded, strict=True):
+                    self._miss(direction, length, message.at, "", [])
             elif type(message) is Opaque:
                 self._give_up(message.reason)
                 for direction, length in zip(Direction, message.undecoded, strict=True):

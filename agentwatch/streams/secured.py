@@ -56,7 +56,19 @@ class Plaintext(NamedTuple):
 class Secured:
     """What is known of the TLS of one connection."""
 
-    __slots__ = ("_before", "_changed_at", "_early", "_ends", "_samples", "_told", "fresh", "late", "records", "tied")
+    __slots__ = (
+        "_before",
+        "_changed_at",
+        "_early",
+        "_ends",
+        "_samples",
+        "_settled",
+        "_told",
+        "fresh",
+        "late",
+        "records",
+        "tied",
+    )
 
     def __init__(self, *, joined: bool) -> None:
         self.records = TlsRecords(joined=joined)
@@ -75,11 +87,13 @@ class Secured:
         """What was left over then, and is among these."""
         self._changed_at: Instant = 0
         self._samples: list[tuple[int, int]] = []
+        self._settled: bool | None = None
+        """Whether the connection was closed when it was last compared at rest; None: it has changed since."""
         self._told = (0, 0)
 
     def feed(self, direction: Direction, data: bytes, at: Instant) -> None:
         """Take ciphertext."""
-        self._changed_at = at
+        self._changed_at, self._settled = at, None
         records = self.records.feed(direction, data, at)
         if not self.tied and direction is Direction.OUT:
             self.fresh += records
@@ -87,6 +101,7 @@ class Secured:
 
     def missed(self, direction: Direction, length: int) -> None:
         """Take note of ciphertext that was not copied."""
+        self._settled = None
         self.records.missed(direction, length)
 
     def hole(self, piece: Plaintext) -> int:
@@ -99,7 +114,7 @@ class Secured:
         self._ends[way] = max(heard, end), called + explained
         if len(self._ends) > len(Direction) * MAX_SESSIONS:
             del self._ends[next(iter(self._ends))]
-        self._changed_at = max(self._changed_at, piece.at)
+        self._changed_at, self._settled = max(self._changed_at, piece.at), None
         if piece.direction is Direction.OUT and explained:
             self.records.wrote(explained, piece.at)
         elif explained:
@@ -124,12 +139,13 @@ class Secured:
         What is on its way is no surplus: at rest there is nothing, and of a connection that does not rest the least of
         some moments counts. A call that waits for a slow server looks like one, until it returns.
         """
-        if not self.tied:
+        rests = closed or now - self._changed_at > SETTLE_NS
+        if not self.tied or (rests and self._settled is closed):
             return
-        surplus = self.records.surplus(Direction.OUT), self.records.surplus(Direction.IN)
+        surplus = self.records.surplus(Direction.OUT), self.records.surplus(Direction.IN) if closed else 0
         self._samples = [*self._samples[1 - SAMPLES :], surplus]
-        if closed or now - self._changed_at > SETTLE_NS:
-            self._told = surplus
+        if rests:
+            self._told, self._settled = surplus, closed
         elif len(self._samples) == SAMPLES:
             self._told = min(out for out, _ in self._samples), min(into for _, into in self._samples)
 

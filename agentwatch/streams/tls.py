@@ -29,7 +29,6 @@ Specification: RFC 8446 (sections 4.4, 4.6, 5.1 to 5.4) and RFC 5246 (sections 6
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.protocols.base import Direction
@@ -72,8 +71,8 @@ _VERSION_MAJOR, _MAX_VERSION_MINOR = 3, 4
 _FINISHED = frozenset({36 + 9, 36 + 17, 52 + 17})
 """Payload of a Finished in TLS 1.3: four bytes and a SHA-256 or SHA-384, and the overhead (9: a tag of 8 bytes)."""
 _FLIGHT = slice(1, 4, 2)
-"""Where the Finished of a server is that asks for nothing and makes a record of each message: behind EncryptedExtensions,
-or behind Certificate and CertificateVerify too. A CertificateRequest would move them."""
+"""Where the Finished of a server is that asks for nothing and makes a record of each message: behind
+EncryptedExtensions, or behind Certificate and CertificateVerify too. A CertificateRequest would move it."""
 _EXACT_BYTES = LARGEST_OVERHEAD + 1
 """Shorter payloads are told apart, as they may hold less than an overhead."""
 
@@ -357,7 +356,7 @@ class _Account:
             (self._early if at < self._since else self._late).add(length)
 
     def ends_flight(self, finished: int) -> bool:
-        """Tell whether what came in first is a server's flight that asks for no certificate and ends with a Finished."""
+        """Tell whether what came in first is a server's flight that asks for no certificate."""
         return finished in self._first[_FLIGHT]
 
     def call(self, length: int, at: Instant) -> None:
@@ -412,7 +411,7 @@ class _Account:
             return sum(tally.inner(most) for tally in tallies) - min(max(0, length - most), to_come)
         needed = sum(self._fragments)
         further = max(0, sum(tally.records for tally in tallies) - needed)
-        padded = sum(map(operator.mul, self._fragments, padding))
+        padded = sum(number * length for number, length in zip(self._fragments, padding, strict=True))
         explained = needed * (least - 1) + padded + further * least
         return max(0, sum(tally.bytes for tally in tallies) - to_come - explained)
 

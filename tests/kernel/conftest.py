@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.kernel.fix_bypass import arena, attackers
 from tests.kernel.fix_postgres import postgres
-from tests.kernel.fix_tls import compiled, drivers, https_server, tls_client, tls_postgres
+from tests.kernel.fix_tls import compiled, drivers, https_server, server, tls_client, tls_postgres
 from tests.kernel.fix_watch import agent_python, agent_user, own_watch, watch
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "https_server",
     "own_watch",
     "postgres",
+    "server",
     "tls_client",
     "tls_postgres",
     "watch",

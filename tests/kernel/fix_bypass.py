@@ -37,7 +37,15 @@ LATE_SECONDS = 2.0
 """How long after the end of a session a record about it may still come before it counts as missing."""
 DECLARING = frozenset(("opaque", "gap", "request", "divergence", "delegation"))
 """Kinds that say that something was not seen, or not read; statements and arguments that were cut say so too."""
-VARIANTS = {"preload.so": ("plain.c", "-shared", "-fPIC", "-DPRELOAD"), "static": ("plain.c", "-static")}
+_LIBSSL = ("-Wl,--no-as-needed", "-l:libssl.so.3", "-l:libcrypto.so.3")
+VARIANTS = {
+    "preload.so": ("plain.c", "-shared", "-fPIC", "-DPRELOAD"),
+    "static": ("plain.c", "-static"),
+    "tls_forged": ("tls_forged.c", *_LIBSSL),
+    "tls_jump": ("tls_jump.c", *_LIBSSL),
+    "tls_static": ("tls_static.c", "-static", "-s", "-lssl", "-lcrypto"),
+}
+STATIC_LIBSSL = Path("/usr/lib/x86_64-linux-gnu/libssl.a")
 
 
 def _setting(path: str) -> int:
@@ -46,6 +54,7 @@ def _setting(path: str) -> int:
 
 
 NEEDS_IO_URING = pytest.mark.skipif(_setting("kernel/io_uring_disabled") > 0, reason="io_uring is disabled here")
+NEEDS_STATIC_LIBSSL = pytest.mark.skipif(not STATIC_LIBSSL.exists(), reason="needs libssl.a, of Debian's libssl-dev")
 NEEDS_PTRACE = pytest.mark.skipif(_setting("kernel/yama/ptrace_scope") > 0, reason="Yama restricts ptrace here")
 
 
@@ -242,16 +251,18 @@ class Arena:
 def compile_all(folder: Path) -> None:
     """Compile every attacker into a folder and put the scripts beside them."""
     for source in SOURCES.glob("*.c"):
-        _compile(folder / source.stem, source)
+        if source.stem not in VARIANTS:
+            _compile(folder / source.stem, source)
     for name, (source_name, *options) in VARIANTS.items():
-        _compile(folder / name, SOURCES / source_name, *options)
+        if "-lssl" not in options or STATIC_LIBSSL.exists():
+            _compile(folder / name, SOURCES / source_name, *options)
     for script in SOURCES.glob("*.py"):
         shutil.copy(script, folder)
 
 
 def _compile(target: Path, source: Path, *options: str) -> None:
-    words: Sequence[str] = ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", *options)
-    done = subprocess.run([*words, "-o", target, source], capture_output=True, text=True, check=False)
+    words: Sequence[str] = ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
+    done = subprocess.run([*words, "-o", target, source, *options], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.fail(f"gcc {source.name}: {done.stderr}")
 

@@ -308,9 +308,9 @@ def _queries(count: int) -> Iterator[str]:
         yield f"{name} SELECT 'gnutls after the rollback of {name}'"
 
 
-@pytest.fixture(scope="session")
-def drivers() -> Iterator[Path]:
-    """The Python of a virtual environment with the drivers in it, for every user."""
+@contextlib.contextmanager
+def installed_drivers() -> Iterator[Path]:
+    """Yield the Python of a virtual environment with the drivers in it, for every user."""
     root = Path(tempfile.mkdtemp(prefix="agentwatch-drivers-"))
     try:
         root.chmod(0o755)
@@ -323,9 +323,21 @@ def drivers() -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-@pytest.fixture(scope="session")
-def compiled() -> Iterator[Clients]:
-    """The clients' sources in a folder that every user may read, where those that need it are compiled."""
+@contextlib.contextmanager
+def copied_drivers(python: Path) -> Iterator[Path]:
+    """Yield the Python of a copy of such an environment: files that no probe is attached to."""
+    root = Path(tempfile.mkdtemp(prefix="agentwatch-fresh-"))
+    try:
+        root.chmod(0o755)
+        shutil.copytree(python.parents[1], root / "venv", symlinks=True)
+        yield root / "venv" / "bin" / "python"
+    finally:
+        shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def client_sources() -> Iterator[Clients]:
+    """Yield the clients' sources in a folder that every user may read, where those that need it are compiled."""
     root = Path(tempfile.mkdtemp(prefix="agentwatch-clients-"))
     try:
         root.chmod(0o755)
@@ -336,6 +348,33 @@ def compiled() -> Iterator[Clients]:
         yield Clients(root)
     finally:
         shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def serving_https(folder: Path) -> Iterator[HttpsServer]:
+    """Yield a server of bytes over HTTPS that keeps its certificate in a folder."""
+    with HttpsServer(folder) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def drivers() -> Iterator[Path]:
+    """The Python of one environment of drivers for the whole run."""
+    with installed_drivers() as python:
+        yield python
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Iterator[Clients]:
+    """The clients' sources, and what is compiled of them, for the whole run."""
+    with client_sources() as clients:
+        yield clients
 
 
 @pytest.fixture
@@ -366,14 +405,16 @@ def tls_postgres() -> Iterator[TlsPostgresServer]:
         server.stop()
 
 
+@pytest.fixture(params=["tcp", "unix", "tls"])
+def server(request: pytest.FixtureRequest) -> tuple[PostgresServer, str]:
+    """A server, and the transport to reach it by."""
+    if request.param == "tls":
+        return request.getfixturevalue("tls_postgres"), "tcp"
+    return request.getfixturevalue("postgres"), request.param
+
+
 @pytest.fixture(scope="session")
 def https_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsServer]:
     """One server of bytes over HTTPS for the whole run."""
-    with HttpsServer(tmp_path_factory.mktemp("https")) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving_https(tmp_path_factory.mktemp("https")) as server:
+        yield server

@@ -46,10 +46,10 @@ def crowded(agent_user: str) -> Iterator[Watch]:
         instance.stop()
 
 
-@pytest.mark.parametrize("transport", ["tcp", "unix"])
 def test_with_hold_nothing_is_lost_while_the_recorder_stands_still(
-    holding: Watch, postgres: PostgresServer, transport: str
+    holding: Watch, server: tuple[PostgresServer, str]
 ) -> None:
+    postgres, transport = server
     start = postgres.log_position()
     process = _pgbench(holding, postgres, transport, seconds=STOPPED_SECONDS + 4)
     time.sleep(2)

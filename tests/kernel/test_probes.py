@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentwatch.kernel import hooks
+from tests.kernel.fix_watch import SCANNED
 
 if TYPE_CHECKING:
-    from tests.kernel.fix_watch import Watch
+    from tests.kernel.fix_watch import Row, Watch
 
 pytestmark = pytest.mark.kernel
 
@@ -26,6 +28,33 @@ def test_all_hooks_are_attached_and_the_account_adds_up(watch: Watch) -> None:
     for name, c in status["programs"].items():
         assert c["seen"] == c["submitted"] + sum(c["lost"].values()), name
     assert status["programs"]["exec"]["submitted"] > 0
+
+
+def hooked(watch: Watch) -> list[Row]:
+    """Return the TLS libraries that ``probes status`` lists."""
+    libraries: list[Row] = json.loads(watch.cli("probes", "status", "--json").stdout)["libraries"]
+    return libraries
+
+
+def test_libraries_that_are_hooked_are_listed_once_with_their_file(watch: Watch) -> None:
+    libraries = hooked(watch)
+    found = {library["path"]: (library["device"], library["inode"]) for library in libraries}
+    assert len(set(found.values())) == len(libraries)
+    status = (Path(SCANNED[0]) / "libssl.so.3").stat()
+    assert found[f"{SCANNED[0]}/libssl.so.3"] == (status.st_dev, status.st_ino)
+    assert f"TLS libraries hooked: {len(libraries)}" in watch.cli("probes", "status").stderr
+
+
+def test_a_library_that_was_hooked_later_is_listed_without_its_path(watch: Watch) -> None:
+    library = Path(shutil.copy(Path(SCANNED[0]) / "libssl.so.3", watch.root / "libnew.so"))
+    watch.run("/usr/bin/python3", "-c", f"import ctypes; ctypes.CDLL({str(library)!r})")
+    status = library.stat()
+    assert {"device": status.st_dev, "inode": status.st_ino, "path": None} in hooked(watch)
+
+
+def test_the_doctor_says_whether_libraries_can_be_hooked(watch: Watch) -> None:
+    findings = {finding["name"]: finding for finding in watch.rows("doctor")}
+    assert findings["uprobes"]["ok"] == bool(hooked(watch))
 
 
 def test_a_second_load_is_refused_and_changes_nothing(watch: Watch) -> None:

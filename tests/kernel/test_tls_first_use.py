@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kernel.compare import differences
-from tests.kernel.fix_tls import INSTALL_SECONDS
+from tests.kernel.fix_tls import INSTALL_SECONDS, copied_drivers
 from tests.kernel.fix_watch import Watch, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.kernel.fix_tls import Clients, TlsPostgresServer
 
@@ -32,14 +30,8 @@ def watch(agent_user: str, request: pytest.FixtureRequest) -> Iterator[Watch]:
 
 @pytest.fixture
 def fresh_drivers(drivers: Path) -> Iterator[Path]:
-    """The Python of a copy of the drivers: files that no probe is attached to."""
-    root = Path(tempfile.mkdtemp(prefix="agentwatch-fresh-"))
-    try:
-        root.chmod(0o755)
-        shutil.copytree(drivers.parents[1], root / "venv", symlinks=True)
-        yield root / "venv" / "bin" / "python"
-    finally:
-        shutil.rmtree(root)
+    with copied_drivers(drivers) as python:
+        yield python
 
 
 @pytest.fixture(autouse=True)

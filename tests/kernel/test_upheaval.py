@@ -27,14 +27,6 @@ UPGRADES = max(KILLS // 2, 1)
 BETWEEN_SECONDS = 0.5
 
 
-@pytest.fixture(params=["tcp", "unix", "tls"])
-def server(request: pytest.FixtureRequest) -> tuple[PostgresServer, str]:
-    """A server, and the transport to reach it by."""
-    if request.param == "tls":
-        return request.getfixturevalue("tls_postgres"), "tcp"
-    return request.getfixturevalue("postgres"), request.param
-
-
 def test_recorder_killed_again_and_again(own_watch: Watch, server: tuple[PostgresServer, str]) -> None:
     def kill() -> None:
         own_watch.signal_recorder(9)

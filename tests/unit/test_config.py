@@ -32,6 +32,10 @@ def test_the_documented_file_is_understood() -> None:
         reader_group = "auditors"
         canary_seconds = 0
 
+        [tls]
+        first_use = "hold"
+        scan = ["/usr/lib/", "/opt/./app/../venv"]
+
         [[agent]]
         name = "agent-backfill"
         cgroup = "agents.slice/agent-backfill*"
@@ -51,6 +55,7 @@ def test_the_documented_file_is_understood() -> None:
         ring_bytes=1048576,
         reader_group="auditors",
         canary_seconds=0,
+        tls=config.TlsConfig(first_use="hold", scan=(Path("/usr/lib"), Path("/opt/venv"))),
         agents=(
             config.AgentConfig("agent-backfill", "agents.slice/agent-backfill*"),
             config.AgentConfig("other.1", "agents.slice/other"),
@@ -60,10 +65,34 @@ def test_the_documented_file_is_understood() -> None:
     assert read.watch_path == Path("/sys/fs/cgroup/agents.slice")
 
 
+@pytest.mark.parametrize("text", ["", "[tls]", '[tls]\nfirst_use = "declare"', '[tls]\nscan = ["/usr", "/opt"]'])
+def test_without_a_word_on_tls_libraries_are_looked_for_where_they_are_installed(text: str) -> None:
+    assert parse(text).tls == config.TlsConfig(first_use="declare", scan=(Path("/usr"), Path("/opt")))
+
+
+def test_each_key_of_tls_can_stand_alone() -> None:
+    assert parse('[tls]\nfirst_use = "hold"').tls == config.TlsConfig("hold")
+    assert parse('[tls]\nscan = ["/srv"]').tls == config.TlsConfig("declare", (Path("/srv"),))
+    assert parse("[tls]\nscan = []").tls == config.TlsConfig("declare", ())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("log_dir = ", "not valid TOML"),
+        ("tls = true", "written as [tls]"),
+        ('[[tls]]\nfirst_use = "hold"', "written as [tls]"),
+        ('[tls]\nfirst = "hold"', "unknown key 'first'; known are: first_use, scan"),
+        ('[tls.scan]\nfolders = "/usr"', "scan must be a list of absolute paths"),
+        ('[tls]\nfirst_use = "stop"', "first_use must be one of declare, hold, not 'stop'"),
+        ("[tls]\nfirst_use = true", "first_use must be one of"),
+        ('[tls]\nfirst_use = ["hold"]', "first_use must be one of"),
+        ('[tls]\nscan = "/usr"', "scan must be a list of absolute paths, not '/usr'"),
+        ('[tls]\nscan = ["usr"]', "scan must be a list of absolute paths"),
+        ('[tls]\nscan = ["/usr", ""]', "scan must be a list of absolute paths"),
+        ('[tls]\nscan = ["/usr", 7]', "scan must be a list of absolute paths"),
+        ('[tls]\nscan = ["/usr\\u0000"]', "scan must be a list of absolute paths"),
+        ("tls_scan = []", "[tls] and [[agent]]"),
         ('logdir = "/x"', "unknown key 'logdir'"),
         ('log_dir = "relative"', "absolute path"),
         ("log_dir = 7", "must be a text"),

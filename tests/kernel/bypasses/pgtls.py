@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pg  # type: ignore[import-not-found] # it lies beside this script
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 SSL_REQUEST = struct.pack(">II", 8, 80877103)
@@ -20,15 +20,12 @@ _SET_MAX_PROTO_VERSION, _SET_SSL = 124, 109  # SSL_CTX_ctrl, BIO_ctrl
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "BIO_ctrl": (_LONG, _POINTER, _INT, _LONG, _POINTER),
     "BIO_f_ssl": (_POINTER,),
-    "BIO_get_data": (_POINTER, _POINTER),
     "BIO_meth_new": (_POINTER, _INT, _TEXT),
     "BIO_meth_set_ctrl": (_INT, _POINTER, _POINTER),
     "BIO_meth_set_read": (_INT, _POINTER, _POINTER),
     "BIO_meth_set_write": (_INT, _POINTER, _POINTER),
     "BIO_new": (_POINTER, _POINTER),
-    "BIO_push": (_POINTER, _POINTER, _POINTER),
     "BIO_read": (_INT, _POINTER, _POINTER, _INT),
-    "BIO_s_mem": (_POINTER,),
     "BIO_set_init": (None, _POINTER, _INT),
     "BIO_write": (_INT, _POINTER, _POINTER, _INT),
     "SSL_clear": (_INT, _POINTER),
@@ -38,13 +35,15 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "SSL_CTX_set_block_padding": (_INT, _POINTER, ctypes.c_size_t),
     "SSL_CTX_set_cipher_list": (_INT, _POINTER, _TEXT),
     "SSL_free": (None, _POINTER),
-    "SSL_get_error": (_INT, _POINTER, _INT),
+    "SSL_get1_session": (_POINTER, _POINTER),
     "SSL_new": (_POINTER, _POINTER),
     "SSL_read": (_INT, _POINTER, _POINTER, _INT),
     "SSL_set_bio": (None, _POINTER, _POINTER, _POINTER),
+    "SSL_set_session": (_INT, _POINTER, _POINTER),
     "SSL_set_fd": (_INT, _POINTER, _INT),
     "SSL_shutdown": (_INT, _POINTER),
     "SSL_write": (_INT, _POINTER, _POINTER, _INT),
+    "SSL_write_early_data": (_INT, _POINTER, _POINTER, ctypes.c_size_t, _POINTER),
     "TLS_client_method": (_POINTER,),
 }
 
@@ -77,15 +76,21 @@ class Channel(NamedTuple):
 
 
 class Tls:
-    """A connection to the server under TLS. ``prepare`` gets the context, and later the object before it connects."""
+    """A connection under TLS: to the server, if no other is given. ``prepare`` gets the context."""
 
-    def __init__(self, openssl: OpenSsl | None = None, *, prepare: Callable[[OpenSsl, int], object] | None = None) -> None:
+    def __init__(
+        self,
+        openssl: OpenSsl | None = None,
+        *,
+        to: socket.socket | None = None,
+        prepare: Callable[[OpenSsl, int], object] | None = None,
+    ) -> None:
         self.openssl = openssl or OpenSsl()
-        self.context = self.openssl.SSL_CTX_new(self.openssl.TLS_client_method())
+        context = self.openssl.SSL_CTX_new(self.openssl.TLS_client_method())
         if prepare is not None:
-            prepare(self.openssl, self.context)
-        self.ssl = self.openssl.SSL_new(self.context)
-        self.socket = asked()
+            prepare(self.openssl, context)
+        self.ssl = self.openssl.SSL_new(context)
+        self.socket = to or asked()
         self.openssl.SSL_set_fd(self.ssl, self.socket.fileno())
 
     def connect(self) -> Tls:
@@ -99,9 +104,13 @@ class Tls:
 
     def by_bio(self) -> Channel:
         """Return the way through a BIO of type SSL, whose calls lead past SSL_write and SSL_read."""
-        bio = self.openssl.BIO_new(self.openssl.BIO_f_ssl())
+        return channel(self.as_bio(), self.openssl.BIO_write, self.openssl.BIO_read)
+
+    def as_bio(self) -> int:
+        """Return such a BIO."""
+        bio: int = self.openssl.BIO_new(self.openssl.BIO_f_ssl())
         self.openssl.BIO_ctrl(bio, _SET_SSL, 0, self.ssl)
-        return channel(bio, self.openssl.BIO_write, self.openssl.BIO_read)
+        return bio
 
     def end(self) -> None:
         """Close the connection as it should be."""
@@ -129,7 +138,7 @@ def must(result: int) -> int:
 
 def asked() -> socket.socket:
     """Return a connection whose server waits for the handshake."""
-    s = pg.new_socket()
+    s: socket.socket = pg.new_socket()
     s.connect(pg.address())
     s.sendall(SSL_REQUEST)
     assert s.recv(1) == b"S"
@@ -159,3 +168,24 @@ def ask(say: Channel, text: str) -> None:
     """Have a statement executed."""
     say.write(pg.query(text))
     ready(say)
+
+
+def whole(tls: Tls, text: str, say: Channel | None = None) -> None:
+    """Do what every client does, or the same in another way."""
+    say_all(tls.connect(), text, say)
+
+
+def say_all(tls: Tls, text: str, say: Channel | None = None) -> None:
+    """Do it on a connection whose handshake is done."""
+    say = say or tls.plainly()
+    begin(say)
+    ask(say, text)
+    say.write(TERMINATE)
+    tls.end()
+
+
+def protect(begin: int, length: int, flags: int) -> None:
+    """Change what may be done with one's memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(length), flags):
+        raise OSError(ctypes.get_errno(), "mprotect")

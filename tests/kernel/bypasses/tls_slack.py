@@ -11,6 +11,7 @@ import pgtls  # type: ignore[import-not-found]
 HARMLESS = "SELECT 'harmless'"
 _KEY_UPDATE, _ALERT = 5, 2
 _CBC, _BLOCK, _CBC_STATEMENTS = b"ECDHE-ECDSA-AES128-SHA", 16, 10
+_PADDED = 512
 _SECONDS, _PAUSE = 8, 0.3
 
 
@@ -62,11 +63,8 @@ def cbc(text: str) -> None:
 
 def padded(text: str) -> None:
     """Say everything as if it were a handshake whose end cannot be recognised."""
-    tls = pgtls.Tls(prepare=lambda openssl, context: openssl.SSL_CTX_set_block_padding(context, 512)).connect()
-    pgtls.begin(tls.by_bio())
-    pgtls.ask(tls.by_bio(), text)
-    tls.by_bio().write(pgtls.TERMINATE)
-    tls.end()
+    tls = pgtls.Tls(prepare=lambda openssl, context: openssl.SSL_CTX_set_block_padding(context, _PADDED))
+    pgtls.whole(tls, text, tls.by_bio())
 
 
 def busy(text: str) -> None:

@@ -1,61 +1,30 @@
-"""tls_unseen.py WAY TEXT: have a statement executed over TLS by calls into a library that no probe is at."""
+"""tls_unseen.py WAY TEXT: have a statement executed over TLS by calls into a library that no probe is at.
+
+The library is the one that everybody uses. A way whose name ends with _only says nothing in any other way.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import struct
 import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pg  # type: ignore[import-not-found] # it lies beside this script
-import pgtls  # type: ignore[import-not-found]
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+import pgtls  # type: ignore[import-not-found] # it lies beside this script
 
 HARMLESS = "SELECT 'harmless'"
-HOOKED = (
-    "SSL_write", "SSL_write_ex", "SSL_write_early_data", "SSL_sendfile", "SSL_read", "SSL_read_ex",
-    "SSL_read_early_data", "SSL_peek", "SSL_peek_ex", "SSL_do_handshake", "SSL_free",
-)  # fmt: skip
-_EXECUTABLE, _LOADED = 1, 1  # p_flags, p_type
-_DYNAMIC, _UNKNOWN_TAG = 2, 0x6000_1000
-_RUN_BY_THE_LOADER = (12, 13, 25, 26)  # DT_INIT, DT_FINI, and their arrays
-_PROGRAM_HEADER, _ENTRY = struct.Struct("<IIQQQQQQ"), struct.Struct("<QQ")
-
+FIRST_BYTES = 4
+"""Of a function: its first instruction, in the libraries that are known here."""
+FIRST_INSTRUCTIONS = (b"\x48\x83\xec", b"\xf3\x0f\x1e")  # sub $n,%rsp; endbr64
 MAPPED: list[mmap.mmap] = []
 """What must not go away."""
-libc = ctypes.CDLL(None, use_errno=True)
 
 
-def file_of(name: str) -> Path:
-    """Return the file of a library that is loaded."""
-    ctypes.CDLL(name)
-    return next(Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if name in line)
-
-
-def copied(folder: str, change: Callable[[bytearray], object] = len) -> tuple[str, str]:
-    """Copy libssl, changed, and libcrypto under names of one's own."""
-    code = bytearray(file_of("libssl.so.3").read_bytes())
-    change(code)
-    ssl, crypto = Path(folder, "libone.so"), Path(folder, "libother.so")
-    ssl.write_bytes(code)
-    crypto.write_bytes(file_of("libcrypto.so.3").read_bytes())
-    return str(ssl), str(crypto)
-
-
-def whole(tls: pgtls.Tls, say: pgtls.Channel, text: str) -> None:
-    """Say everything in one way."""
-    tls.connect()
-    pgtls.begin(say)
-    pgtls.ask(say, text)
-    say.write(pgtls.TERMINATE)
-    tls.end()
+def plain(text: str) -> None:
+    """Do what every client does."""
+    pgtls.whole(pgtls.Tls(), text)
 
 
 def hidden(tls: pgtls.Tls, say: pgtls.Channel, text: str) -> None:
@@ -70,83 +39,6 @@ def hidden(tls: pgtls.Tls, say: pgtls.Channel, text: str) -> None:
     tls.end()
 
 
-def private(text: str) -> None:
-    """Use a copy of the library, after the time that it takes to look into it."""
-    with tempfile.TemporaryDirectory() as folder:
-        openssl = pgtls.OpenSsl(*copied(folder))
-        time.sleep(1)
-        tls = pgtls.Tls(openssl)
-        whole(tls, tls.plainly(), text)
-
-
-# Copies that cannot be known
-
-
-def renamed(text: str) -> None:
-    """Use a copy in which the functions have other names, with the hashes that the loader knows the old ones by."""
-
-    def rename(code: bytearray) -> None:
-        for name in HOOKED:
-            old = b"\0" + name.encode() + b"\0"
-            assert old in code
-            code[:] = code.replace(old, old.replace(b"SS", b"T2"))  # 33 * "S" + "S" == 33 * "T" + "2"
-
-    with tempfile.TemporaryDirectory() as folder:
-        openssl = pgtls.OpenSsl(*copied(folder, rename))
-        for name in ("SSL_write", "SSL_read", "SSL_free"):
-            setattr(openssl, name, pgtls.signed(getattr(openssl.libraries[1], name.replace("SS", "T2")), name))
-        time.sleep(1)
-        tls = pgtls.Tls(openssl)
-        whole(tls, tls.plainly(), text)
-
-
-def made_executable(text: str) -> None:
-    """Use a copy that is mapped as if it were data, and made executable afterwards."""
-
-    def forbid(code: bytearray) -> None:
-        table, count = struct.unpack_from("<Q", code, 32)[0], struct.unpack_from("<H", code, 56)[0]
-        for place in range(table, table + count * _PROGRAM_HEADER.size, _PROGRAM_HEADER.size):
-            kind, flags, offset, *rest = _PROGRAM_HEADER.unpack_from(code, place)
-            if kind == _LOADED:
-                _PROGRAM_HEADER.pack_into(code, place, kind, flags & ~_EXECUTABLE, offset, *rest)
-            for entry in range(offset, offset + rest[2], _ENTRY.size) if kind == _DYNAMIC else ():
-                tag, value = _ENTRY.unpack_from(code, entry)
-                if tag in _RUN_BY_THE_LOADER:
-                    _ENTRY.pack_into(code, entry, _UNKNOWN_TAG, value)
-
-    with tempfile.TemporaryDirectory() as folder:
-        ssl, crypto = copied(folder, forbid)
-        openssl = pgtls.OpenSsl(ssl, crypto)
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if ssl in line and " r--p " in line:
-                begin, end = (int(word, 16) for word in line.split()[0].split("-"))
-                protect(begin, end - begin, mmap.PROT_READ | mmap.PROT_EXEC)
-        time.sleep(1)
-        tls = pgtls.Tls(openssl)
-        whole(tls, tls.plainly(), text)
-
-
-def overwritten(text: str) -> None:
-    """Use a copy that was written into the file of a harmless library, which was looked into before."""
-    with tempfile.TemporaryDirectory() as folder:
-        ssl, crypto = copied(folder)
-        code = Path(ssl).read_bytes()
-        Path(ssl).write_bytes(file_of("libz.so.1").read_bytes())
-        if not (child := os.fork()):
-            ctypes.CDLL(ssl)
-            time.sleep(1)
-            os._exit(0)
-        os.waitpid(child, 0)
-        Path(ssl).write_bytes(code)
-        openssl = pgtls.OpenSsl(ssl, crypto)
-        time.sleep(1)
-        tls = pgtls.Tls(openssl)
-        whole(tls, tls.plainly(), text)
-
-
-# Past the probes of the library that everybody uses
-
-
 def bio(text: str) -> None:
     """Speak through a BIO of type SSL."""
     tls = pgtls.Tls()
@@ -156,7 +48,7 @@ def bio(text: str) -> None:
 def bio_only(text: str) -> None:
     """Say everything through a BIO of type SSL."""
     tls = pgtls.Tls()
-    whole(tls, tls.by_bio(), text)
+    pgtls.whole(tls, text, tls.by_bio())
 
 
 def jump(text: str) -> None:
@@ -168,7 +60,7 @@ def jump(text: str) -> None:
 def jump_only(text: str) -> None:
     """Say everything so."""
     tls = pgtls.Tls()
-    whole(tls, past_the_probe(tls), text)
+    pgtls.whole(tls, text, past_the_probe(tls))
 
 
 def past_the_probe(tls: pgtls.Tls) -> pgtls.Channel:
@@ -179,8 +71,8 @@ def past_the_probe(tls: pgtls.Tls) -> pgtls.Channel:
     functions = []
     for name in ("SSL_write", "SSL_read"):
         function = address(getattr(tls.openssl, name))
-        first = as_in_the_file(function, 4)
-        assert first[:3] in (b"\x48\x83\xec", b"\xf3\x0f\x1e"), first.hex()  # sub $n,%rsp; endbr64
+        first = as_in_the_file(function, FIRST_BYTES)
+        assert first.startswith(FIRST_INSTRUCTIONS), first.hex()
         jump_on = b"\xff\x25\0\0\0\0" + struct.pack("<Q", function + len(first))  # jmp *0(%rip)
         functions.append(at(begin + code.tell(), name))
         code.write(first + jump_on)
@@ -203,24 +95,20 @@ def unhooked_only(text: str) -> None:
     """Remove the breakpoints behind the handshake."""
     tls = pgtls.Tls().connect()
     remove_breakpoints(tls.openssl)
-    plainly = tls.plainly()
-    pgtls.begin(plainly)
-    pgtls.ask(plainly, text)
-    plainly.write(pgtls.TERMINATE)
-    tls.end()
+    pgtls.say_all(tls, text)
 
 
 def remove_breakpoints(openssl: pgtls.OpenSsl) -> None:
+    """Write the code of the library's file over what is in memory."""
     for name in ("SSL_write", "SSL_read"):
         function = address(getattr(openssl, name))
-        protect(function & -mmap.PAGESIZE, 2 * mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        ctypes.memmove(function, as_in_the_file(function, 4), 4)
-
-
-# Addresses
+        page = function & -mmap.PAGESIZE
+        pgtls.protect(page, 2 * mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        ctypes.memmove(function, as_in_the_file(function, FIRST_BYTES), FIRST_BYTES)
 
 
 def address(function: Any) -> int:
+    """Return where a function is."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
@@ -240,22 +128,7 @@ def as_in_the_file(place: int, length: int) -> bytes:
     raise SystemExit("nothing is mapped there")
 
 
-def protect(begin: int, length: int, flags: int) -> None:
-    if libc.mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(length), flags):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def plain(text):
-    tls = pgtls.Tls()
-    whole(tls, tls.plainly(), text)
-
-WAYS = {
-    way.__name__: way
-    for way in (
-        plain,
-        private, renamed, made_executable, overwritten, bio, bio_only, jump, jump_only, unhooked, unhooked_only,
-    )
-}  # fmt: skip
+WAYS = {way.__name__: way for way in (plain, bio, bio_only, jump, jump_only, unhooked, unhooked_only)}
 
 if __name__ == "__main__":
     WAYS[sys.argv[1]](sys.argv[2])

@@ -52,6 +52,57 @@ def test_tls_is_known_by_its_client_hello(*, joined: bool) -> None:
     assert all(detect(CLIENT_HELLO[:n], b"", joined=joined) == NEED_MORE for n in range(6))
 
 
+def tls_record(kind: int, length: int = 100, version: int = 0x0303) -> bytes:
+    return bytes([kind]) + version.to_bytes(2, "big") + length.to_bytes(2, "big") + bytes(range(min(length, 200)))
+
+
+@pytest.mark.parametrize("length", [1, 2, 19, 100, 16384 + 17, 16384 + 2048])
+def test_a_joined_tls_connection_is_known_by_a_record_of_application_data(length: int) -> None:
+    first = tls_record(23, length)
+    assert detect(first, b"", joined=True) == TLS
+    assert detect(first, tls_record(23), joined=True) == TLS
+    assert detect(first, b"", joined=False) == UNKNOWN
+    assert all(detect(first[:n], b"", joined=True) == NEED_MORE for n in range(6))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        tls_record(23, 16384 + 2049),
+        tls_record(23, version=0x0203),
+        tls_record(23, version=0x0305),
+        tls_record(24),
+        tls_record(19),
+        b"and the rest of a record" + tls_record(23),
+    ],
+)
+def test_what_begins_no_record_of_application_data_is_not_tls(first: bytes) -> None:
+    assert detect(first, b"", joined=True) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("out", "in_"),
+    [
+        (tls_record(20, 1) + tls_record(23), b""),
+        (tls_record(21, 26), b""),
+        (tls_record(22, 40), b""),
+        (tls_record(23, version=0x0302), b""),
+        (b"", tls_record(23)),
+        (b"", tls_record(22, 90)),
+    ],
+    ids=[
+        "change of the cipher",
+        "alert",
+        "end of the handshake",
+        "TLS 1.1",
+        "data that came in",
+        "answer of the server",
+    ],
+)
+def test_a_joined_tls_connection_is_known_by_any_record(out: bytes, in_: bytes) -> None:
+    assert detect(out, in_, joined=True) == TLS
+
+
 @pytest.mark.parametrize("first", OTHERS.values(), ids=OTHERS.keys())
 @pytest.mark.parametrize("joined", [False, True])
 def test_other_protocols_are_unknown(first: bytes, *, joined: bool) -> None:

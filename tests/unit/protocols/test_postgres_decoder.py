@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from agentwatch.protocols import postgres_names, postgres_requests
-from agentwatch.protocols.base import Message, Opaque, Opened, Outcome, Request
+from agentwatch.protocols.base import Message, Opaque, Opened, Outcome, Request, Statement
 from agentwatch.protocols.postgres import PostgresDecoder
 from tests.unit.protocols.fix_wire import (
     AT,
@@ -99,7 +99,7 @@ def test_encryption_ends_the_reading(asked: bytes, answer: bytes, reason: str) -
 
 
 def test_tls_without_asking() -> None:
-    assert run([(OUT, b"\x16\3\1\2\0\1\0\1\xfc\3\3")]) == [Opaque("tls", AT)]
+    assert run([(OUT, b"\x16\3\1\2\0\1\0\1\xfc\3\3")]) == [Opaque("tls", AT, (11, 0))]
 
 
 @pytest.mark.parametrize("first", [packet(2 << 16, bytes(288)), packet(3 << 16, bytes(10_000)), b"GET / HTTP/1.1\r\n"])
@@ -330,6 +330,22 @@ def test_a_function_call_is_a_request() -> None:
 
 def test_a_closed_connection_leaves_an_unknown_outcome() -> None:
     assert short(after_hello((OUT, query(b"select 1")), (IN, DESCRIPTION + ROW))) == [(b"select 1", "unknown", None)]
+
+
+def test_of_a_message_whose_end_was_not_seen_the_statement_is_told() -> None:
+    whole = query(b"select 1")
+    for length in range(5, len(whole)):
+        (said,) = statements(after_hello((OUT, whole[:length])))
+        assert said.text == whole[5:length]
+        assert said.text_length == len(whole) - 6 > len(said.text) or length == len(whole) - 1
+        assert said.outcome is Outcome.UNKNOWN
+
+
+def test_an_execution_whose_end_was_not_seen_is_unread() -> None:
+    asked = parse(b"select 1") + bind()
+    *_, last = after_hello((OUT, asked + execute()[:-2]))
+    assert last == Opaque("not-understood", AT, (len(execute()) - 2, 0))
+    assert [type(message) for message in after_hello((OUT, asked + execute()))] == [Statement]
 
 
 def test_bytes_that_are_no_text_stay_as_they_are() -> None:

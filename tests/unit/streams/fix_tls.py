@@ -11,7 +11,7 @@ import pytest
 from agentwatch.protocols.base import Direction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from agentwatch.protocols.base import Instant
@@ -190,7 +190,7 @@ def as_told(events: Iterable[Event]) -> list[Event]:
     return told + calls
 
 
-def stream(events: list[Event], direction: Direction) -> bytes:
+def stream(events: Sequence[Event], direction: Direction) -> bytes:
     return b"".join(event.data for event in events if isinstance(event, Wire) and event.direction is direction)
 
 

@@ -208,10 +208,10 @@ def test_a_call_that_takes_long_is_not_held_against_the_connection_for_ever(cert
 
 
 def test_what_came_in_may_wait_to_be_read(certificate: Certificate) -> None:
-    peers = Peers(certificate).handshake().write(100)
+    peers = Peers(certificate).handshake().write(100).answer(100)
     connection = Connection().tell(peers.events)
     before = len(peers.events)
-    peers.answer(100_000)
+    peers.answer(1_000_000)
     connection.tell(event for event in peers.events[before:] if isinstance(event, Wire))
     connection.secured.settle(connection.now + 60 * SETTLE_NS, closed=False)
     assert connection.secured.unread() == (0, 0)
@@ -341,3 +341,30 @@ def test_saved_at_every_event_is_the_same(certificate: Certificate) -> None:
         saved.tell([event])
     assert saved.unread() == whole.unread() == (900, 0)
     assert pickle.dumps(saved.secured) == pickle.dumps(whole.secured)
+
+
+# -- when it is compared
+
+
+def test_what_is_hidden_in_a_connection_that_does_not_rest_is_seen_too(certificate: Certificate) -> None:
+    peers = Peers(certificate).handshake().write(100).write(5000, told=False)
+    connection = Connection().tell(peers.events)
+    told = []
+    for _ in range(secured.SAMPLES):
+        before = len(peers.events)
+        connection.tell(peers.write(200).answer(300).events[before:])
+        connection.secured.settle(connection.now, closed=False)
+        told.append(connection.secured.unread())
+    assert told == [(0, 0)] * (secured.SAMPLES - 1) + [(5000, 0)]
+
+
+def test_a_connection_that_rests_is_compared_once(certificate: Certificate) -> None:
+    connection = Connection().tell(Peers(certificate).handshake().write(100).write(700, told=False).events)
+    connection.secured.settle(LATER, closed=False)
+    assert connection.secured.unread() == (700, 0)
+    rested = pickle.dumps(connection.secured)
+    connection.secured.settle(2 * LATER, closed=False)
+    assert pickle.dumps(connection.secured) == rested
+    assert connection.secured.hole(piece(100, 700)) == 0
+    connection.secured.settle(2 * LATER, closed=False)
+    assert connection.secured.unread() == (0, 0)
