@@ -58,7 +58,7 @@ class Libraries:
             library = self._look_into(e)
         except (OSError, KernelError, PrivilegeError) as error:
             log.warning("cannot look into %s: %s", os.fsdecode(e.path), error)
-            self._uprobes.unmark(e.device, e.inode)
+            self._uprobes.unmark(e.device, e.inode, e.generation)
             library = None
         finally:
             waited = self._go_on(e) if e.stopped else None
@@ -95,13 +95,15 @@ class Libraries:
 
     def _look_into(self, e: abi.Mapped) -> uprobes.Library | None:
         path = uprobes.mapped_file(e.h.tgid, e.address)
-        if path is None or not _is(path, e.inode):
-            # The process is gone or has mapped something else there: what has the name now, if it is the same.
-            path = os.fsdecode(e.path)
-            if not _is(path, e.inode):
-                self._uprobes.unmark(e.device, e.inode)
-                return None
-        return self._uprobes.look_into(path)
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                return self._uprobes.look_into(path)
+        # The process is gone, or has mapped something else: what has the name now, if it is the same file.
+        path = os.fsdecode(e.path)
+        if _is(path, e):
+            return self._uprobes.look_into(path)
+        self._uprobes.unmark(e.device, e.inode, e.generation)
+        return None
 
     def _go_on(self, e: abi.Mapped) -> int:
         self._continue(_TGID.pack(e.h.tgid))
@@ -113,8 +115,9 @@ class Libraries:
             os.kill(_TGID.unpack(key)[0], signal.SIGCONT)
 
 
-def _is(path: str, inode: int) -> bool:
+def _is(path: str, e: abi.Mapped) -> bool:
     try:
-        return Path(path).stat().st_ino == inode
+        status = Path(path).stat()
     except OSError:
         return False
+    return (status.st_ino, uprobes.kernel_device(status.st_dev)) == (e.inode, e.device)

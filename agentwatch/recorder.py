@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,8 @@ class Recorder:
             raise PrivilegeError("the recorder needs root: it reads the pinned ring and writes the log")
         pins.require(config)
         self.config = config
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # links of TLS libraries are held open
         config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(config.run_dir)
         self._loaded = pins.read_status(config)
@@ -329,7 +332,8 @@ class Recorder:
         """Do what the watchdog and the canary have to do."""
         if now - self._watched_at >= WATCH_NS:
             self._watched_at = now
-            self._libraries.release()
+            if self._ring.backlog == 0:  # else what a process waits for may be next
+                self._libraries.release()
             for fields in self._libraries.restore():
                 self._append(self._observer.envelope("probe_detach") | fields)
             for kind, fields in self._watchdog.look(_boottime()):

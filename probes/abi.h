@@ -390,8 +390,10 @@ struct aw_mapped {
 	__u16 path_len;
 	__u8 stopped; /* the process waits until somebody has */
 	__u8 path_flags; /* 1: path cut at the limit */
+	__u32 generation; /* of the inode */
+	__u32 reserved;
 };
-_Static_assert(sizeof(struct aw_mapped) == 64, "aw_mapped");
+_Static_assert(sizeof(struct aw_mapped) == 72, "aw_mapped");
 
 /* Followed by path_len bytes. */
 struct aw_cgroup {

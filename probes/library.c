@@ -26,6 +26,7 @@ static inline __attribute__((always_inline)) int tell_file(struct tag *tag, void
 
 	KREAD(inode, file, OFF(file, f_inode));
 	KREAD(key.inode, inode, OFF(inode, i_ino));
+	KREAD(key.generation, inode, OFF(inode, i_generation));
 	KREAD(sb, inode, OFF(inode, i_sb));
 	KREAD(key.device, sb, OFF(super_block, s_dev));
 	if (files.lookup(&key) || !s || !open_account(&a, AW_P_MAPPED, tag->cgroup))
@@ -35,6 +36,7 @@ static inline __attribute__((always_inline)) int tell_file(struct tag *tag, void
 	fill_header(&e->h, AW_MAPPED, 0, tag->cgroup);
 	e->inode = key.inode;
 	e->device = key.device;
+	e->generation = key.generation;
 	e->address = address;
 	end = put_path(s, sizeof(*e), file + OFF(file, f_path), &cut, 1);
 	e->path_len = end - sizeof(*e);

@@ -319,7 +319,7 @@ MAP("lru_hash", u64, u32, tls_verdicts, MAX_TLS_SESSIONS);
 struct file_key {
 	u64 inode;
 	u32 device;
-	u32 reserved;
+	u32 generation; /* which file it is that has had this number */
 };
 
 /* File -> 1: somebody has looked into it, or will. Written by library.c and by who looks. Evicted: told again. */

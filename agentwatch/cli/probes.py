@@ -35,6 +35,8 @@ def load(config: Config) -> None:
 
     loaded = loader.load(config)
     click.echo(f"loaded: {len(hooks.HOOKS)} hooks on {config.watch_path}, pinned at {config.pin_dir}")
+    if loaded.scan_problem is not None:
+        click.echo(f"agentwatch: a TLS library could not be hooked: {loaded.scan_problem}", err=True)
     click.echo(f"mode {loaded.probe_mode}, ring {loaded.ring_bytes >> 10} KiB", err=True)
 
 

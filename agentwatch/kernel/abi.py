@@ -320,6 +320,8 @@ LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("path_len", "H"),
         ("stopped", "B"),
         ("path_flags", "B"),
+        ("generation", "I"),
+        ("reserved", "I"),
     ),
     "aw_cgroup": (("h", ""), ("id", "Q"), ("operation", "I"), ("path_len", "I")),
     "aw_counters": (
@@ -580,6 +582,7 @@ class Mapped(NamedTuple):
     device: int
     stopped: bool
     path: bytes
+    generation: int = 0
 
 
 class Cgroup(NamedTuple):
@@ -781,9 +784,9 @@ def _tls_end(data: bytes) -> TlsEnd:
 
 
 def _mapped(data: bytes) -> Mapped:
-    *h, inode, address, device, path_len, stopped, flags = _MAPPED.unpack_from(data)
+    *h, inode, address, device, path_len, stopped, flags, generation, _ = _MAPPED.unpack_from(data)
     path = _path(data[_MAPPED.size : _MAPPED.size + path_len], cut=bool(flags & _CUT_EXE))
-    return Mapped(Header(*h), inode, address, device, bool(stopped), path)
+    return Mapped(Header(*h), inode, address, device, bool(stopped), path, generation)
 
 
 _DECODERS: dict[int, Callable[[bytes], Event]] = {

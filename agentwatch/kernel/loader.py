@@ -79,6 +79,7 @@ def load(config: Config) -> pins.Loaded:
         scanned_files=scan.files,
         scanned_seconds=scan.seconds,
         libraries=[library.path for library in scan.libraries],
+        scan_problem=scan.problem,
     )
     pins.write_status(config, loaded)
     return loaded

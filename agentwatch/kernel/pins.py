@@ -55,6 +55,8 @@ class Loaded:
     """Files that were looked into for TLS libraries, in so many seconds; and those that are libraries, by path."""
     scanned_seconds: float
     libraries: list[str]
+    scan_problem: str | None
+    """Why one that was found could not be hooked."""
 
 
 def maps_dir(config: Config) -> Path:

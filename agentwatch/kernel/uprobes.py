@@ -12,6 +12,7 @@ the map ``files`` (probes/library.c); ``scan`` looks into what is installed befo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import stat
@@ -71,6 +72,10 @@ _LEAST_BYTES = 4096
 _ELF_MAGIC = b"\x7fELF"
 _KEY = struct.Struct("<QII")
 _DEVICE_SHIFT = 20
+_FS_IOC_GETVERSION = 0x80087601
+MAX_HOOKED = 4096
+"""Files that are hooked at one time, each with up to three links that are held open. An agent can make any number of
+copies of a library: what it says through one beyond the limit is declared as not read."""
 _ENTRY_PIN = re.compile(r"(\d+):(\d+)-(\d+)-enter")
 """The link that every file has which is hooked."""
 
@@ -102,6 +107,8 @@ class Scan(NamedTuple):
     """ELF files that were looked into."""
     libraries: tuple[Library, ...]
     seconds: float
+    problem: str | None
+    """Why the last one that could not be hooked could not."""
 
 
 class Uprobes:
@@ -140,19 +147,27 @@ class Uprobes:
             found = elf.functions(descriptor, _NAMES)
             if not found:
                 return None
+            if sum(pin.name.endswith("-enter") for pin in self._links) >= MAX_HOOKED:
+                raise KernelError(f"{MAX_HOOKED} TLS libraries are hooked already; unload and load the probes")
             # By the descriptor: the name could have become another file's.
             self._attach(f"/proc/self/fd/{descriptor}", name, found)
         finally:
             os.close(descriptor)
         return Library(str(path), status.st_dev, status.st_ino, tuple(sorted({f.name for f in found})))
 
-    def mark(self, device: int, inode: int) -> None:
-        """Take note that a file was looked into (``device`` in the kernel's own form)."""
-        bpf.map_update(self._files, _KEY.pack(inode, device, 0), b"\1")
+    def unmark(self, device: int, inode: int, generation: int) -> None:
+        """Have the kernel tell of a file again: it could not be looked into. ``device``: in the kernel's own form."""
+        bpf.map_delete(self._files, _KEY.pack(inode, device, generation))
 
-    def unmark(self, device: int, inode: int) -> None:
-        """Have the kernel tell of a file again: it could not be looked into."""
-        bpf.map_delete(self._files, _KEY.pack(inode, device, 0))
+    def _mark(self, path: str) -> None:
+        """Take note that a file was looked into. Where its generation is not told, the kernel tells of it once more."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            status = os.fstat(descriptor)
+            key = _KEY.pack(status.st_ino, kernel_device(status.st_dev), _generation(descriptor))
+            bpf.map_update(self._files, key, b"\1")
+        finally:
+            os.close(descriptor)
 
     def restore(self) -> list[Path]:
         """Pin again what is held and not pinned any more; return what that was."""
@@ -171,14 +186,20 @@ class Uprobes:
         began = time.monotonic()
         libraries: list[Library] = []
         files = 0
-        for path, status in _candidates(roots):
-            with contextlib.suppress(OSError, KernelError):
+        problem = None
+        for path, _ in _candidates(roots):
+            try:
                 library = self.look_into(path)
-                self.mark(kernel_device(status.st_dev), status.st_ino)
-                files += 1
-                if library is not None:
-                    libraries.append(library)
-        return Scan(files, tuple(libraries), time.monotonic() - began)
+                self._mark(path)
+            except OSError:
+                continue
+            except KernelError as e:
+                problem = str(e)
+                continue
+            files += 1
+            if library is not None:
+                libraries.append(library)
+        return Scan(files, tuple(libraries), time.monotonic() - began, problem)
 
     def scan_processes(self, processes: Sequence[int]) -> list[Library]:
         """Look into what processes have mapped already, also in other mount namespaces."""
@@ -186,9 +207,8 @@ class Uprobes:
         for tgid in processes:
             for path in mapped_files(tgid):
                 with contextlib.suppress(OSError, KernelError):
-                    status = Path(path).stat()
                     library = self.look_into(path)
-                    self.mark(kernel_device(status.st_dev), status.st_ino)
+                    self._mark(path)
                     if library is not None:
                         found.append(library)
         return found
@@ -238,6 +258,16 @@ def _hooked_inodes(folder: Path) -> Iterator[tuple[int, int]]:
         if match := _ENTRY_PIN.fullmatch(pin.name):
             major, minor, inode = map(int, match.groups())
             yield os.makedev(major, minor), inode
+
+
+def _generation(descriptor: int) -> int:
+    """Return the generation of an open file's inode, 0 where the file system does not tell it."""
+    buffer = bytearray(struct.calcsize("l"))
+    try:
+        fcntl.ioctl(descriptor, _FS_IOC_GETVERSION, buffer)
+    except OSError:
+        return 0
+    return int.from_bytes(buffer[:4], "little")
 
 
 def kernel_device(device: int) -> int:
@@ -305,11 +335,3 @@ def _candidates(roots: Sequence[Path]) -> Iterator[tuple[str, os.stat_result]]:
                 if key not in seen:
                     seen.add(key)
                     yield path, status
-
-
-def opened(config: Config) -> Uprobes | None:
-    """Return what attaches, None where the probes that are loaded have none of it."""
-    try:
-        return Uprobes(config)
-    except ProbesNotLoaded:
-        return None

@@ -263,7 +263,7 @@ class FlowTable:
         fresh, flow.secured.fresh = flow.secured.fresh, []
         items: list[Item] = []
         for record in fresh:
-            tied = self.ties.sent(key, record.prefix)
+            tied = self.ties.sent(key, record.prefix, flow.cgroup)
             if tied is None:
                 continue
             for _, more in self._tied(tied, None):

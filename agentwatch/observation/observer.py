@@ -96,14 +96,15 @@ class Observer:
         records: list[Record] = []
         if drained:
             self._lines(self.inputs.idle(now), records)
-        # What a session waits for can be among what was not handled yet.
-        for flow, items in self.flows.tls_overdue(now if drained else self._handled_until):
+        # What is waited for can be among what was not handled yet.
+        known = now if drained else self._handled_until
+        for flow, items in self.flows.tls_overdue(known):
             self._items(flow, items, now, records)
         for flow, items in self.flows.expire(now):
             self._items(flow, items, now, records)
         records.extend(
             self.envelope_of("opaque", now, self.tracker.session(flow.cgroup)) | make.opaque(flow, final=flow.closed)
-            for flow in self.flows.due(now)
+            for flow in self.flows.due(known)
         )
         self.flows.drop_closed()
         if drained:

@@ -2,7 +2,7 @@
 
 The kernel knows it where the library does its own I/O: what a call sends while it runs. A library that only turns
 plaintext into records in memory leaves the sending to somebody else. Then the record that it made is looked for on the
-wire of the same process: its first bytes are ciphertext (of a ClientHello: its random number), which no other
+wire of the same agent: its first bytes are ciphertext (of a ClientHello: its random number), which no other
 connection has. Nothing is ever tied because it is near: not by thread, not by time, not by descriptor.
 
 What a library says before its socket is known waits here; after a while it is told without one. So does what one
@@ -91,6 +91,11 @@ def prefix(data: bytes) -> bytes | None:
     return found if len(found) >= LEAST_PREFIX else None
 
 
+def _known(data: bytes, cgroup: int) -> bytes | None:
+    found = prefix(data)
+    return None if found is None else cgroup.to_bytes(8, "little") + found
+
+
 class Ties:
     """Sessions of libraries, and the records that they are looked for by."""
 
@@ -143,7 +148,7 @@ class Ties:
 
     def made(self, session: Session, data: bytes) -> Tied | None:
         """Take note of a record that a library made; return the session if that record was seen on the wire."""
-        known = prefix(data)
+        known = _known(data, session.cgroup)
         if known is None or session.key is not None:
             return None
         key = self._sent.pop(known, None)
@@ -152,9 +157,12 @@ class Ties:
         _remember(self._made, known, session.number)
         return None
 
-    def sent(self, key: Key, data: bytes) -> Tied | None:
-        """Take note of a record on the wire; return the session if a library made that record."""
-        known = prefix(data)
+    def sent(self, key: Key, data: bytes, cgroup: int) -> Tied | None:
+        """Take note of a record on the wire; return the session if a library made that record.
+
+        ``cgroup``: the flow's. Two agents can agree on what their ciphertext looks like, but not on whose it is.
+        """
+        known = _known(data, cgroup)
         if known is None:
             return None
         number = self._made.pop(known, None)

@@ -480,8 +480,9 @@ class Flow:
         found = detect.detect(out, into, joined=self._joins(), docker=self.container_daemon)
         if self.seen_by == FROM_LIBRARY and not self.joined and (found == detect.UNKNOWN or not out):
             # A library that was hooked in the middle of a connection says nothing of it.
-            self.joined = True
-            found = detect.detect(out, into, joined=True)
+            again = detect.detect(out, into, joined=True)
+            self.joined = again not in (detect.UNKNOWN, detect.NEED_MORE) or self.detected is not None
+            found = again
         if self.detected is not None and self.joined and found in (detect.UNKNOWN, detect.NEED_MORE):
             return self.detected
         return found

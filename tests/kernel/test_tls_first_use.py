@@ -23,7 +23,7 @@ SOURCES = ("with_psycopg2.py", "with_adbc.py", "with_connectorx.py")
 STATEMENTS = "10"
 
 
-@pytest.fixture(params=["hold", "declare"])
+@pytest.fixture(scope="module", params=["hold", "declare"])
 def watch(agent_user: str, request: pytest.FixtureRequest) -> Iterator[Watch]:
     yield from running(Watch(agent_user, first_use=request.param))
 
@@ -41,7 +41,11 @@ def _tables(tls_postgres: TlsPostgresServer) -> Iterator[None]:
     tls_postgres.execute("DROP TABLE tls_capture")
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("watch", "source"),
+    [*(("hold", source) for source in SOURCES), ("declare", SOURCES[-1])],
+    indirect=["watch"],
+)
 def test_first_connection_is_recorded_or_declared_and_recorded_if_it_is_held(
     watch: Watch, tls_postgres: TlsPostgresServer, compiled: Clients, fresh_drivers: Path, source: str
 ) -> None:

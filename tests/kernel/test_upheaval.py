@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-KILLS = int(os.environ.get("AGENTWATCH_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("AGENTWATCH_TEST_KILLS", "4"))
 UPGRADES = max(KILLS // 2, 1)
 BETWEEN_SECONDS = 0.5
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from agentwatch.protocols.base import Direction
 
 AT = 5 * SECOND
+CGROUP = 0
+"""As in header()."""
 
 
 def key(cookie: int) -> Key:
@@ -47,16 +49,23 @@ def test_a_record_that_was_made_is_found_when_it_is_sent() -> None:
     session = found.session(1, header(AT))
     assert found.made(session, unlike(1)) is None
     found.wait(session, piece(b"asked"))
-    assert found.sent(key(9), unlike(2)) is None
-    tied = found.sent(key(7), unlike(1)[:PREFIX_BYTES])
+    assert found.sent(key(9), unlike(2), CGROUP) is None
+    tied = found.sent(key(7), unlike(1)[:PREFIX_BYTES], CGROUP)
     assert tied is not None
     assert (tied.session, tied.session.key, tied.waiting) == (session, key(7), [piece(b"asked")])
     assert session.waiting == []
 
 
+def test_a_record_of_another_agent_ties_nothing() -> None:
+    found = Ties()
+    found.made(found.session(1, header(AT)), unlike(1))
+    assert found.sent(key(9), unlike(1), CGROUP + 1) is None
+    assert found.sent(key(7), unlike(1), CGROUP) is not None
+
+
 def test_a_record_that_was_sent_is_found_when_it_is_told_of() -> None:
     found = Ties()
-    assert found.sent(key(7), unlike(1)) is None
+    assert found.sent(key(7), unlike(1), CGROUP) is None
     session = found.session(1, header(AT))
     tied = found.made(session, unlike(1)[:PREFIX_BYTES])
     assert tied is not None
@@ -68,7 +77,7 @@ def test_as_much_of_a_record_as_there_is_ties(length: int) -> None:
     data = record(23, bytes(range(100)) * 50)[: 5 + length]
     data = data[:3] + length.to_bytes(2, "big") + data[5:]
     found = Ties()
-    found.sent(key(7), data + b"\x17\x03\x03 and the next")
+    found.sent(key(7), data + b"\x17\x03\x03 and the next", CGROUP)
     assert found.made(found.session(1, header(AT)), data) is not None
 
 
@@ -78,7 +87,7 @@ def test_too_short_records_tie_nothing(length: int) -> None:
     assert prefix(data) is None
     assert prefix(data + unlike(1)) is None  # what comes behind it in the same packet is not its own
     found = Ties()
-    assert found.sent(key(7), data + unlike(1)) is None
+    assert found.sent(key(7), data + unlike(1), CGROUP) is None
     assert found.made(found.session(1, header(AT)), data + unlike(1)) is None
 
 
@@ -90,8 +99,8 @@ def test_the_beginning_of_a_record_that_was_cut_ties_nothing() -> None:
 def test_a_record_ties_once() -> None:
     found = Ties()
     found.made(found.session(1, header(AT)), unlike(1))
-    assert found.sent(key(7), unlike(1)) is not None
-    assert found.sent(key(8), unlike(1)) is None
+    assert found.sent(key(7), unlike(1), CGROUP) is not None
+    assert found.sent(key(8), unlike(1), CGROUP) is None
     assert found.session(1, header(AT)).key == key(7)
 
 
@@ -100,8 +109,8 @@ def test_a_session_whose_socket_is_known_is_not_looked_for() -> None:
     session = found.session(1, header(AT))
     found.made(session, unlike(1))
     found.tie(session, key(7))
-    assert found.sent(key(8), unlike(1)) is None
-    found.sent(key(8), unlike(2))
+    assert found.sent(key(8), unlike(1), CGROUP) is None
+    found.sent(key(8), unlike(2), CGROUP)
     assert found.made(session, unlike(2)) is None
     assert session.key == key(7)
 
@@ -110,13 +119,13 @@ def test_records_of_a_session_that_has_ended_tie_nothing() -> None:
     found = Ties()
     found.made(found.session(1, header(AT)), unlike(1))
     found.ended(1)
-    assert found.sent(key(7), unlike(1)) is None
+    assert found.sent(key(7), unlike(1), CGROUP) is None
 
 
 def test_records_of_a_flow_that_has_ended_tie_nothing() -> None:
     found = Ties()
     for number in range(5):
-        found.sent(key(7 + number % 2), unlike(number))
+        found.sent(key(7 + number % 2), unlike(number), CGROUP)
     found.flows_ended({key(7)})
     sessions = [found.session(number, header(AT)) for number in range(5)]
     tied = [found.made(session, unlike(number)) is not None for number, session in enumerate(sessions)]
@@ -176,14 +185,14 @@ def test_records_that_were_made_are_forgotten_beyond_the_limit_oldest_first() ->
     session = found.session(1, header(AT))
     for number in range(MAX_RECORDS + 1):
         found.made(session, unlike(number))
-    assert found.sent(key(7), unlike(0)) is None
-    assert found.sent(key(7), unlike(1)) is not None
+    assert found.sent(key(7), unlike(0), CGROUP) is None
+    assert found.sent(key(7), unlike(1), CGROUP) is not None
 
 
 def test_records_that_were_sent_are_forgotten_beyond_the_limit_oldest_first() -> None:
     found = Ties()
     for number in range(MAX_RECORDS + 1):
-        found.sent(key(7), unlike(number))
+        found.sent(key(7), unlike(number), CGROUP)
     session = found.session(1, header(AT))
     assert found.made(session, unlike(0)) is None
     assert found.made(session, unlike(1)) is not None
@@ -247,10 +256,10 @@ def test_saved_and_restored_it_goes_on() -> None:
     found = Ties()
     session = found.session(1, header(AT))
     found.made(session, unlike(1))
-    found.sent(key(8), unlike(2))
+    found.sent(key(8), unlike(2), CGROUP)
     found.wait(session, piece(b"asked"))
     found = pickle.loads(pickle.dumps(found))  # noqa: S301 -- our own bytes
-    tied = found.sent(key(7), unlike(1))
+    tied = found.sent(key(7), unlike(1), CGROUP)
     assert tied is not None
     assert (tied.session.number, tied.waiting) == (1, [piece(b"asked")])
     other = found.made(found.session(2, header(AT)), unlike(2))

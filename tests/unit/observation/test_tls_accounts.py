@@ -268,7 +268,6 @@ def test_a_restart_at_any_event_changes_nothing(observer: Observer, certificate:
     assert len([r for r in whole if r["kind"] == "statement"]) == 4
 
 
-@pytest.mark.xfail(strict=True, reason="a tick during a backlog compares the time of day with events of some time ago")
 def test_what_is_in_the_ring_is_waited_for_however_late_it_is_read(
     observer: Observer, certificate: Certificate
 ) -> None:

@@ -213,16 +213,6 @@ def test_records_of_connections_that_ended_do_not_tie_later_ones(certificate: Ce
     assert not recorder.table.ties._sent
 
 
-@pytest.mark.xfail(strict=True, reason="a session stays on its flow, and the kernel tells of no more records of it")
-def test_an_object_that_makes_records_for_another_connection_is_on_that_one(certificate: Certificate) -> None:
-    first, second = Link(9, session=1, in_memory=True), Link(10, session=1, in_memory=True)
-    recorder = Recorder().take_all(first.conversation(certificate, asked(1))).take_all(first.closed(AT))
-    recorder.tick(AT)
-    second.position = first.position
-    recorder.take_all(second.conversation(certificate, asked(2)))
-    assert recorder.short == expected("tcp-9", 1) + expected("tcp-10", 2)
-
-
 # -- other sockets
 
 
