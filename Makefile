@@ -19,7 +19,7 @@ APT_RUN := ca-certificates libbpf1 python3 python3-bpfcc python3-venv
 APT_TRY := at cron curl dbus gcc libc6-dev openssh-client openssh-server openssl passwd postgresql strace systemd util-linux
 # Clients whose TLS is observed: Go, Java and GnuTLS; node's, unless another node than Debian's is there with its npm.
 APT_TRY += default-jdk-headless golang-go golang-github-jackc-pgx-v4-dev golang-github-lib-pq-dev libgnutls28-dev \
-  libpostgresql-jdbc-java $(if $(shell command -v npm),,nodejs node-pg)
+  libpostgresql-jdbc-java libssl-dev $(if $(shell command -v npm),,nodejs node-pg)
 # Of these, daemons that tests start by themselves: installing them must not start them, now or at the next boot.
 DAEMONS := at:atd cron:cron openssh-server:ssh
 POLICY := /usr/sbin/policy-rc.d
@@ -81,8 +81,9 @@ $(FUZZ_STAMP): $(STAMP)
 demo: setup ## an agent's backfill on table orders, recorded and shown (root)
 	@$(SUDO) docs/demo/run.sh
 
+# Each file's tests stay together; most of the time goes into compiling the probes, by one core for each instance.
 test: setup ## every test, the kernel's among them (root)
-	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need no root
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)

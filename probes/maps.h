@@ -275,6 +275,7 @@ struct tls_call {
 	u64 stack; /* pointer at the entry */
 	u64 entered; /* boottime, ns */
 	u64 socket; /* cookie of the one that the call has used, 0: none */
+	u64 what; /* enum aw_call */
 	/* when it has returned: */
 	u64 session;
 	u64 cookie;

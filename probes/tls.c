@@ -103,7 +103,9 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 							     struct tag *tag, u64 what)
 {
 	struct tls_caller caller = caller_of(ctx, what);
-	struct tls_call call = { .stack = ctx->sp, .entered = bpf_ktime_get_boot_ns() };
+	struct tls_call call = { .stack = ctx->sp,
+				 .entered = bpf_ktime_get_boot_ns(),
+				 .what = what };
 	struct tls_session *session;
 	struct tls_call *outer;
 	struct account a;
@@ -406,5 +408,41 @@ int on_tls_more(struct user_registers *ctx)
 	}
 	tls_calls.delete(&caller);
 	hold_back(&a);
+	return 0;
+}
+
+/*
+ * sched_process_exit(task, ...): the thread may be in a write call that will not return. What
+ * that has sent is with the server; that it was all of the buffer is the likelier mistake.
+ */
+int on_exit_tls(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct tag *tag = watched();
+	struct tls_session *session;
+	struct tls_call *call;
+	struct account a;
+	u64 n;
+
+	if (!tag)
+		return 0;
+	call = tls_call_of(tag);
+	if (!call || !call->socket || !call->buffer || !call->length ||
+	    (call->what & AW_CALL_KIND) != AW_CALL_WRITE)
+		return 0;
+	session = session_of(call->connection);
+	if (!session || !open_account(&a, AW_P_TLS, tag->cgroup))
+		return 0;
+	call->session = session->id;
+	call->cookie = call->socket;
+	call->total = call->length;
+	call->position = __sync_fetch_and_add(&session->position[AW_OUT], call->length);
+	n = call->total < TLS_PIECE ? call->total : TLS_PIECE;
+	if (put_last(&a, call, AW_OUT, n))
+		lose(&a, AW_LOST_RING, n);
+	call->done = n;
+	if (call->total > n) {
+		lose_bytes(&a, AW_LOST_LIMIT, call->total - n);
+		tell_tls(&a, call, AW_OUT, 0, call->total - n);
+	}
 	return 0;
 }

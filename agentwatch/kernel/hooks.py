@@ -81,6 +81,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook("on_sock_release", ProgramType.CGROUP_SOCK, AttachType.CGROUP_INET_SOCK_RELEASE),
     Hook("on_egress", _SKB, AttachType.CGROUP_INET_EGRESS),
     Hook("on_ingress", _SKB, AttachType.CGROUP_INET_INGRESS),
+    Hook("on_exit_tls", _RAW, "sched_process_exit"),
     Hook("on_exit", _RAW, "sched_process_exit"),
 )
 

@@ -255,7 +255,7 @@ class Flow:
             said = self.plain.interest() if self.plain is not None else Interest.ALL
             if said is Interest.COUNT or self.secured.too_much():
                 return Interest.COUNT
-            return Interest.TLS if self.joined or self.secured.records.chosen is not None else Interest.ALL
+            return Interest.TLS if self.joined or self.secured.records.answered else Interest.ALL
         return Interest.ROWS if isinstance(self._decoder, PostgresDecoder) else Interest.ALL
 
     def _acked(self, direction: Direction, ack: int, at: Instant, items: list[Item], *, syn: bool) -> None:

@@ -16,7 +16,8 @@ less the cipher's overhead. What TLS says for itself is excused:
 
 * records of other types, up to a limit: a peer takes no data from them;
 * in TLS 1.3, where the handshake wears type 23 too, what goes out up to the client's Finished: that alone, if the
-  server's flight shows that it asked for no certificate, else up to a limit; and what comes in before the first call;
+  server's flight shows that it asked for no certificate (early data, which a server may drop, counts), else up to a
+  limit; and what comes in before the first call;
 * in TLS 1.3 an alert as the last record that goes out, but no KeyUpdate (five bytes in some hundred GB, if any), and
   tickets that come in, up to a limit.
 
@@ -129,6 +130,13 @@ class TlsRecords:
         """Whether something stood where a record must begin that begins none: this is not TLS."""
         return any(side.broken for side in self._sides)
 
+    @property
+    def answered(self) -> bool:
+        """Whether of what comes in the length is enough from here on: the server's side of the handshake is known."""
+        if self.chosen is None or self.chosen.version != TLS_1_3:
+            return self.chosen is not None
+        return not self.framed[Direction.IN] or self._finished() is not None or self._sides[1].account.has_begun
+
     def feed(self, direction: Direction, data: bytes, at: Instant) -> list[Record]:
         """Take the next bytes of one direction; return the records whose prefix is complete by them."""
         side = self._sides[direction]
@@ -150,11 +158,16 @@ class TlsRecords:
 
     def wrote(self, length: int, at: Instant) -> None:
         """Take note of a call that wrote ``length`` bytes of plaintext and was entered at ``at``."""
-        self._sides[Direction.OUT].account.call(length, at)
+        self._told(Direction.OUT, length, at)
 
     def read(self, length: int) -> None:
         """Take note of a call that returned ``length`` bytes of plaintext."""
-        self._sides[Direction.IN].account.call(length, 0)
+        self._told(Direction.IN, length, 0)
+
+    def _told(self, direction: Direction, length: int, at: Instant) -> None:
+        for side in self._sides:
+            side.told = True
+        self._sides[direction].account.call(length, at)
 
     def surplus(self, direction: Direction) -> int:
         """Return how many bytes of payload no call explains, 0 when all agree.
@@ -190,6 +203,7 @@ class _Side:
         "direction",
         "framed",
         "message",
+        "told",
         "total",
     )
 
@@ -197,6 +211,8 @@ class _Side:
         self.direction = direction
         self.framed = not joined
         self.broken = False
+        self.told = False
+        """Whether there was a call: what a joined connection carries from then on has to be explained."""
         self.total = 0
         self.message: bytes | None = None
         """A hello, from when it is complete until it is taken."""
@@ -216,7 +232,7 @@ class _Side:
         while self.framed and position < len(data):
             step = self._payload if self._left else self._header
             position = step(data, position, at, records)
-        if not (self.framed or self._seeking):
+        if not self.framed and (self.told or not self._seeking):
             self.account.lost(len(data) - position, at)
         return records
 
@@ -230,7 +246,7 @@ class _Side:
             if self._head[0] == HANDSHAKE:
                 self._search.stop()
             self._passed(within)
-        if length > within and not self._seeking:
+        if length > within and (self.told or not self._seeking):
             self._lose(length - within, None)
 
     def surplus(self, chosen: Chosen | None, finished: int | None) -> int:
@@ -359,6 +375,11 @@ class _Account:
         """Tell whether what came in first is a server's flight that asks for no certificate."""
         return finished in self._first[_FLIGHT]
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether as many records have come as a flight has that asks for no certificate."""
+        return len(self._first) == _FLIGHT.stop
+
     def call(self, length: int, at: Instant) -> None:
         self._plain += length
         self._calls += 1
@@ -373,7 +394,8 @@ class _Account:
     def lost(self, length: int, at: Instant | None) -> None:
         if self._calls_framed is None:
             self._calls_framed = self._calls
-        if self._since is None or (at is not None and at < self._since):
+        early = self._since is None and not self._joined
+        if early or (at is not None and self._since is not None and at < self._since):
             self._lost_early += length
         else:
             self._lost += length
@@ -391,16 +413,15 @@ class _Account:
         lost_early = 0 if self._joined else self._lost_early
         if self.broken:
             return max(0, framed + early + lost_early + self._lost - self._plain)
-        handshake = self._others + lost_early
-        if finished is None:
-            handshake += early
-        else:
-            framed += max(0, early - finished)
+        handshake = self._others + lost_early + (early if finished is None else 0)
+        # A server may drop what came before the handshake's end, so the calls that said it explain nothing.
+        dropped = 0 if finished is None else max(0, early - finished)
+        plain = max(0, self._plain - dropped)
         counted = framed + self._lost + max(0, handshake - FLIGHT_BYTES[self._direction])
         excused = self._asides(overhead, veiled=veiled)
         if self._calls_framed is not None:
-            excused += self._records(max(0, self._plain - framed)) * (HEADER_BYTES + overhead)
-        return max(0, counted - self._plain - excused)
+            excused += self._records(max(0, plain - framed)) * (HEADER_BYTES + overhead)
+        return dropped + max(0, counted - plain - excused)
 
     def _framed(self, chosen: Chosen | None, length: int, to_come: int, *, veiled: bool) -> int:
         """Return how much plaintext the records have that are not a handshake's."""

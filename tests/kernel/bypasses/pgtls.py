@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 SSL_REQUEST = struct.pack(">II", 8, 80877103)
 TERMINATE = b"X\0\0\0\4"
-TLS_1_2 = 0x0303
-_POINTER, _INT, _LONG, _TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p
-_SET_MAX_PROTO_VERSION, _SET_SSL = 124, 109  # SSL_CTX_ctrl, BIO_ctrl
+TLS_1_2, TLS_1_3 = 0x0303, 0x0304
+_POINTER, _INT, _LONG, _TEXT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t
+_SET_GROUPS, _SET_MAX_PROTO_VERSION, _SET_SSL = 92, 124, 109  # SSL_CTX_ctrl, BIO_ctrl
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "BIO_ctrl": (_LONG, _POINTER, _INT, _LONG, _POINTER),
     "BIO_f_ssl": (_POINTER,),
@@ -28,22 +28,30 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "BIO_read": (_INT, _POINTER, _POINTER, _INT),
     "BIO_set_init": (None, _POINTER, _INT),
     "BIO_write": (_INT, _POINTER, _POINTER, _INT),
+    "SSL_CIPHER_find": (_POINTER, _POINTER, _TEXT),
     "SSL_clear": (_INT, _POINTER),
     "SSL_connect": (_INT, _POINTER),
     "SSL_CTX_ctrl": (_LONG, _POINTER, _INT, _LONG, _POINTER),
     "SSL_CTX_new": (_POINTER, _POINTER),
-    "SSL_CTX_set_block_padding": (_INT, _POINTER, ctypes.c_size_t),
+    "SSL_CTX_set_block_padding": (_INT, _POINTER, _SIZE),
     "SSL_CTX_set_cipher_list": (_INT, _POINTER, _TEXT),
+    "SSL_CTX_set_psk_use_session_callback": (None, _POINTER, _POINTER),
     "SSL_free": (None, _POINTER),
     "SSL_get1_session": (_POINTER, _POINTER),
+    "SSL_get_early_data_status": (_INT, _POINTER),
     "SSL_new": (_POINTER, _POINTER),
     "SSL_read": (_INT, _POINTER, _POINTER, _INT),
+    "SSL_SESSION_new": (_POINTER,),
+    "SSL_SESSION_set1_master_key": (_INT, _POINTER, _TEXT, _SIZE),
+    "SSL_SESSION_set_cipher": (_INT, _POINTER, _POINTER),
+    "SSL_SESSION_set_max_early_data": (_INT, _POINTER, ctypes.c_uint32),
+    "SSL_SESSION_set_protocol_version": (_INT, _POINTER, _INT),
     "SSL_set_bio": (None, _POINTER, _POINTER, _POINTER),
     "SSL_set_session": (_INT, _POINTER, _POINTER),
     "SSL_set_fd": (_INT, _POINTER, _INT),
     "SSL_shutdown": (_INT, _POINTER),
     "SSL_write": (_INT, _POINTER, _POINTER, _INT),
-    "SSL_write_early_data": (_INT, _POINTER, _POINTER, ctypes.c_size_t, _POINTER),
+    "SSL_write_early_data": (_INT, _POINTER, _POINTER, _SIZE, _POINTER),
     "TLS_client_method": (_POINTER,),
 }
 
@@ -98,6 +106,11 @@ class Tls:
         must(self.openssl.SSL_connect(self.ssl))
         return self
 
+    def write_early(self, data: bytes) -> None:
+        """Write before the handshake."""
+        written = ctypes.c_size_t()
+        must(self.openssl.SSL_write_early_data(self.ssl, data, len(data), ctypes.byref(written)))
+
     def plainly(self) -> Channel:
         """Return the way that every client goes."""
         return channel(self.ssl, self.openssl.SSL_write, self.openssl.SSL_read)
@@ -148,6 +161,11 @@ def asked() -> socket.socket:
 def at_most_tls_1_2(openssl: OpenSsl, context: int) -> None:
     """Have a context that knows no TLS 1.3."""
     openssl.SSL_CTX_ctrl(context, _SET_MAX_PROTO_VERSION, TLS_1_2, None)
+
+
+def with_groups(openssl: OpenSsl, context: int, groups: bytes) -> None:
+    """Have a context that offers these groups for the exchange of keys."""
+    openssl.SSL_CTX_ctrl(context, _SET_GROUPS, 0, ctypes.cast(ctypes.c_char_p(groups), _POINTER))
 
 
 def ready(say: Channel) -> bytes:

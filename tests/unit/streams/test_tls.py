@@ -185,6 +185,31 @@ def test_a_flight_whose_end_is_not_known_excuses_no_more_than_a_finished(certifi
     assert told.surplus(OUT) == 512 - 69 + 83
 
 
+@pytest.mark.parametrize("lengths", [(6, 400, 80, 36), (6, 36), (6, 90, 400, 80, 36), (500, 10, 10, 10)])
+def test_what_comes_in_is_needed_until_the_servers_flight_is_known(lengths: tuple[int, ...]) -> None:
+    connection = TlsRecords()
+    handshake_done(connection)
+    for number, length in enumerate(lengths):
+        assert connection.answered == (number == 4)
+        connection.feed(IN, record(23, bytes(length + 17)), 3)
+    assert connection.answered
+
+
+def test_early_data_counts_and_its_calls_explain_nothing_else() -> None:
+    connection = TlsRecords()
+    connection.wrote(1000, 1)
+    connection.feed(OUT, record(22, message(1, client(server_name(b"x")))) + record(23, bytes(1000 + 17)), 2)
+    connection.feed(IN, record(22, message(2, server(0x1301, bytes.fromhex("002b00020304")))), 3)
+    connection.feed(IN, b"".join(record(23, bytes(length + 17)) for length in (6, 400, 80, 36)), 3)
+    connection.feed(OUT, record(23, bytes(36 + 17)), 4)
+    assert connection.surplus(OUT) == 1000
+    connection.wrote(10, 5)
+    connection.feed(OUT, record(23, bytes(10 + 17)), 6)
+    assert connection.surplus(OUT) == 1000
+    connection.feed(OUT, record(23, bytes(10 + 17)), 7)
+    assert connection.surplus(OUT) == 1010
+
+
 def test_a_client_that_was_asked_for_a_certificate_is_believed_to_send_one(certificate: Certificate) -> None:
     peers = Peers(certificate, client_certificate=True).handshake()
     told = tell(peers.events).tls
