@@ -21,11 +21,11 @@ _SCAN = """
 
 ### Looking for libraries
 
-Part of `agentwatch probes load`: what is installed is looked through by symbols, and what is found is hooked. Alone, in
-a process that only looks, it shows its memory: the peak, above what was resident before.
+Part of `agentwatch probes load`: what is installed is looked through by symbols, and what is found is hooked. The
+memory is that of a process in which nothing else runs: the peak, above what was resident before.
 
-| folders | files | libraries hooked | in `probes load` | alone | memory |
-|---|---|---|---|---|---|
+| folders | files | libraries hooked | time | memory |
+|---|---|---|---|---|
 """
 
 _FIRST_USE = """
@@ -82,7 +82,7 @@ def section(found: Measured) -> str:
 def _scan(scan: Scanned) -> str:
     folders = ", ".join(f"`{folder}`" for folder in scan.folders)
     return (
-        f"| {folders} | {scan.files:,} | {scan.libraries} | {scan.load_seconds:.1f} s | {scan.alone_seconds:.1f} s |"
+        f"| {folders} | {scan.files:,} | {scan.libraries} | {scan.seconds:.1f} s |"
         f" {scan.memory_more / _MIB:.0f} MiB above {scan.memory_before / _MIB:.0f} |\n"
     )
 

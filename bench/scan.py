@@ -1,7 +1,7 @@
 """What looking for TLS libraries costs when the probes are loaded: files, seconds, memory.
 
-The memory is measured where only the scan runs (``python -m bench.scan FOLDER...``): in ``agentwatch probes load`` the
-compiler's would hide it.
+The memory is measured where only the scan runs (``python -m bench.scan CONFIG FOLDER...``): in ``agentwatch probes
+load`` the compiler's would hide it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch import config
 from agentwatch.kernel import pins
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.host import Host
+    from tests.kernel.fix_watch import Watch
 
 ROUNDS = 3
 FOLDERS = (tuple(str(folder) for folder in config.TlsConfig().scan), SCANNED)
@@ -29,59 +30,38 @@ FOLDERS = (tuple(str(folder) for folder in config.TlsConfig().scan), SCANNED)
 
 
 class Scanned(NamedTuple):
-    """A scan of these folders; the times are medians."""
+    """A scan of these folders."""
 
     folders: Sequence[str]
     files: int
     libraries: int
-    load_seconds: float
-    """Of the scan in ``agentwatch probes load``, where it attaches to what it finds."""
-    alone_seconds: float
-    """Where it only looks."""
+    seconds: float
+    """Of the scan in ``agentwatch probes load``: the median."""
     memory_before: int
-    """Bytes that were resident at most before the scan where it only looks, and how many more there were then."""
+    """Bytes that were resident at most before the scan where nothing else runs, and how many more there were then."""
     memory_more: int
 
 
-class _Looking(Uprobes):
-    """A scan that attaches to nothing and takes note of nothing."""
-
-    def __init__(self) -> None:
-        self._folder = Path("none")
-        self._links = {}
-
-    def mark(self, device: int, inode: int) -> None:
-        """Take no note."""
-
-    def _attach(self, path: str, name: str, found: Sequence[Any]) -> None:
-        """Attach to nothing."""
-
-
 def measure(host: Host, folders: Sequence[str]) -> Scanned:
-    """Scan in a load and alone, in turn; the instance's probes are unloaded afterwards."""
-    loads, alone = [], []
+    """Scan in a load, some times, and once alone."""
+    loads = []
     with host.idle(scan=folders) as watch:
         for _ in range(ROUNDS):
             watch.cli("probes", "load")
             loads.append(pins.read_status(config.load(watch.config)))
             watch.cli("probes", "unload")
-            alone.append(_alone(folders))
-    return Scanned(
-        folders,
-        loads[-1].scanned_files,
-        len(loads[-1].libraries),
-        statistics.median(load.scanned_seconds for load in loads),
-        statistics.median(found["seconds"] for found in alone),
-        alone[-1]["before"],
-        max(found["more"] for found in alone),
-    )
+    with host.idle(scan=()) as watch:
+        watch.cli("probes", "load")
+        before, more = _memory_alone(watch, folders)
+    seconds = statistics.median(load.scanned_seconds for load in loads)
+    return Scanned(folders, loads[-1].scanned_files, len(loads[-1].libraries), seconds, before, more)
 
 
-def _alone(folders: Sequence[str]) -> dict[str, Any]:
-    words = [sys.executable, "-m", "bench.scan", *folders]
+def _memory_alone(watch: Watch, folders: Sequence[str]) -> tuple[int, int]:
+    words = [sys.executable, "-m", "bench.scan", watch.config, *folders]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    before, more = json.loads(done.stdout)
+    return before, more
 
 
 def _peak_bytes() -> int:
@@ -91,9 +71,10 @@ def _peak_bytes() -> int:
 
 
 def main() -> None:
+    attacher = Uprobes(config.load(Path(sys.argv[1])))
     before = _peak_bytes()
-    scan = _Looking().scan([Path(folder) for folder in sys.argv[1:]])
-    print(json.dumps({"seconds": scan.seconds, "before": before, "more": _peak_bytes() - before}))
+    attacher.scan([Path(folder) for folder in sys.argv[2:]])
+    print(json.dumps([before, _peak_bytes() - before]))
 
 
 if __name__ == "__main__":

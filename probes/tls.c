@@ -125,7 +125,13 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 		if ((what & AW_COUNT_WHERE) == AW_COUNT_FIFTH)
 			call.count_at = ctx->r8;
 		outer = tls_calls.lookup(&caller);
-		if (outer && outer->stack > call.stack)
+		/*
+		 * A library calls itself for the same bytes, or for a handshake. Any other call on
+		 * the connection says that the outer one will not return: it was jumped out of.
+		 */
+		if (outer && outer->stack > call.stack &&
+		    (outer->connection != call.connection || outer->buffer == call.buffer ||
+		     (what & AW_CALL_KIND) == AW_CALL_IO))
 			return 0;
 	}
 	session = session_of(call.connection);

@@ -57,6 +57,8 @@ def capture(watch: Watch, server: TlsPostgresServer, client: Client, version: st
     assert {session: encrypted.get(session) for session in logged} == dict.fromkeys(logged, version)
     assert max(len(entry.text) for entries in logged.values() for entry in entries) > LONG_TEXT
     statements = watch.statements(run.session)
+    sent, connections = sum(map(len, logged.values())), len(logged)
+    print(f"{client.exe} TLS {version}: {len(statements)} of {sent} on {connections} connections")  # noqa: T201 -- with -s
     return run, statements, differences(logged, statements)
 
 
