@@ -93,8 +93,8 @@ test-kernel: setup ## real probes, real servers, real clients (root)
 
 acceptance: setup ## at full size: 10,000 pgbench transactions each, 1,000,000 events and rows, 2 GiB, 50 kills (root)
 	$(SUDO) env AGENTWATCH_TEST_TRANSACTIONS=10000 AGENTWATCH_TEST_EVENTS=1000000 AGENTWATCH_TEST_KILLS=50 \
-	  AGENTWATCH_TEST_DOWNLOAD=2147483648 AGENTWATCH_TEST_ROWS=1000000 \
-	  $(BIN)/python -m pytest tests/kernel -k 'capture or accounting or upheaval or overflow or interest' --timeout=1800 \
+	  AGENTWATCH_TEST_DOWNLOAD=2147483648 AGENTWATCH_TEST_ROWS=1000000 AGENTWATCH_TEST_FULL=1 \
+	  $(BIN)/python -m pytest tests/kernel -k 'capture or accounting or upheaval or overflow or interest or tls' --timeout=1800 \
 	  $(PYTEST_ARGS)
 
 fuzz: setup $(FUZZ_STAMP) ## each fuzz target for FUZZ_SECONDS (default 120)

@@ -32,8 +32,8 @@ _FIRST_USE = """
 ### A library that nobody has looked into
 
 With `first_use = "hold"` a process that maps such a file is stopped until the recorder has looked into it and hooked
-what it found. Times are medians, with the smallest and the largest; in each of {rounds} rounds the driver is a copy
-that was made just before it.
+what it found. Times are medians, with the smallest and the largest; for each of the runs ({rounds}) the driver is a
+copy that was made just before.
 
 | client | file | size | functions hooked | stopped for |
 |---|---|---|---|---|
@@ -83,7 +83,7 @@ def _scan(scan: Scanned) -> str:
     folders = ", ".join(f"`{folder}`" for folder in scan.folders)
     return (
         f"| {folders} | {scan.files:,} | {scan.libraries} | {scan.seconds:.1f} s |"
-        f" {scan.memory_more / _MIB:.0f} MiB above {scan.memory_before / _MIB:.0f} |\n"
+        f" {scan.memory_more / _MIB:.1f} MiB above {scan.memory_before / _MIB:.1f} |\n"
     )
 
 

@@ -58,7 +58,7 @@ def measure(host: Host, folders: Sequence[str]) -> Scanned:
 
 
 def _memory_alone(watch: Watch, folders: Sequence[str]) -> tuple[int, int]:
-    words = [sys.executable, "-m", "bench.scan", watch.config, *folders]
+    words = [sys.executable, "-m", "bench.scan", str(watch.config), *folders]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
     before, more = json.loads(done.stdout)
     return before, more

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import psycopg
 import pytest
 
+from tests.kernel.extent import short
 from tests.kernel.fix_postgres import TRUTH, PostgresServer, programs
 
 if TYPE_CHECKING:
@@ -405,7 +406,7 @@ def tls_postgres() -> Iterator[TlsPostgresServer]:
         server.stop()
 
 
-@pytest.fixture(params=["tcp", "unix", "tls"])
+@pytest.fixture(params=short(["unix", "tls"], ["tcp"]))
 def server(request: pytest.FixtureRequest) -> tuple[PostgresServer, str]:
     """A server, and the transport to reach it by."""
     if request.param == "tls":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel.compare import differences
+from tests.kernel.extent import FULL, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,14 @@ def test_recorder_killed_again_and_again(own_watch: Watch, server: tuple[Postgre
     _disturb(own_watch, *server, KILLS, kill)
 
 
-def test_probes_replaced_under_load(own_watch: Watch, server: tuple[PostgresServer, str]) -> None:
-    _disturb(own_watch, *server, UPGRADES, lambda: own_watch.cli("probes", "upgrade"))
+@pytest.mark.parametrize("transport", short(["tcp"], ["unix"]))
+def test_probes_replaced_under_load(own_watch: Watch, postgres: PostgresServer, transport: str) -> None:
+    _disturb(own_watch, postgres, transport, UPGRADES, lambda: own_watch.cli("probes", "upgrade"))
+
+
+@pytest.mark.skipif(not FULL, reason="in a full run")
+def test_probes_replaced_under_a_tls_load(own_watch: Watch, tls_postgres: PostgresServer) -> None:
+    _disturb(own_watch, tls_postgres, "tcp", UPGRADES, lambda: own_watch.cli("probes", "upgrade"))
 
 
 def test_upgrade_without_probes_says_what_to_do(own_watch: Watch) -> None:
