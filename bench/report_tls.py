@@ -32,11 +32,11 @@ _FIRST_USE = """
 ### A library that nobody has looked into
 
 With `first_use = "hold"` a process that maps such a file is stopped until the recorder has looked into it and hooked
-what it found. Times are medians, with the smallest and the largest; for each of the runs ({rounds}) the driver is a
-copy that was made just before.
+what it found. Times are medians, with the smallest and the largest; for each run of a client its driver is a copy that
+was made just before.
 
-| client | file | size | functions hooked | stopped for |
-|---|---|---|---|---|
+| client | file | size | functions hooked | runs | stopped for |
+|---|---|---|---|---|---|
 """
 
 _PAYLOAD = """
@@ -73,7 +73,7 @@ and under a hypervisor that exits to it; Debian's libssl begins its functions so
 def section(found: Measured) -> str:
     """Return the section as Markdown."""
     parts = [_SCAN, *map(_scan, found.scans)]
-    parts += [_FIRST_USE.format(rounds=max(len(use.waited_ns) for use in found.uses)), *map(_first_use, found.uses)]
+    parts += [_FIRST_USE, *map(_first_use, found.uses)]
     parts += [_PAYLOAD, _download(found.file), _select(found.result), _PAYLOAD_NOTE]
     parts += [_CALLS.format(clients=CLIENTS), *map(_calls, found.calls)]
     return "".join(parts)
@@ -89,7 +89,10 @@ def _scan(scan: Scanned) -> str:
 
 def _first_use(use: FirstUse) -> str:
     waited = spread([ns / 1e6 for ns in use.waited_ns], 1)
-    return f"| {use.client} | `{use.name}` | {use.bytes / _MIB:.1f} MiB | {use.functions} | {waited} ms |\n"
+    return (
+        f"| {use.client} | `{use.name}` | {use.bytes / _MIB:.1f} MiB | {use.functions} |"
+        f" {len(use.waited_ns)} | {waited} ms |\n"
+    )
 
 
 def _download(file: Payload) -> str:

@@ -126,12 +126,14 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 			call.count_at = ctx->r8;
 		outer = tls_calls.lookup(&caller);
 		/*
-		 * A library calls itself for the same bytes, or for a handshake. Any other call on
-		 * the connection says that the outer one will not return: it was jumped out of.
+		 * A library calls itself for the same bytes, for a handshake, or to send what it
+		 * had kept of earlier calls. Any other call on the connection says that the outer
+		 * one will not return: it was jumped out of.
 		 */
 		if (outer && outer->stack > call.stack &&
 		    (outer->connection != call.connection || outer->buffer == call.buffer ||
-		     (what & AW_CALL_KIND) == AW_CALL_IO))
+		     (what & AW_CALL_KIND) == AW_CALL_IO ||
+		     (outer->what & AW_CALL_KIND) == AW_CALL_IO))
 			return 0;
 	}
 	session = session_of(call.connection);
