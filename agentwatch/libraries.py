@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentwatch.errors import KernelError, PrivilegeError
-from agentwatch.kernel import bpf, pins, uprobes
+from agentwatch.kernel import bpf, holding, pins, uprobes
 
 if TYPE_CHECKING:
     from agentwatch.config import Config
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 65536
-"""Entries of the ``waiting`` map."""
 OVERDUE_NS = 1_000_000_000
 """How long a process waits at most for an event of its that does not come."""
 SETTING_HOLD = 1
@@ -47,7 +44,7 @@ class Libraries:
     def close(self) -> None:
         """Let everybody go on: nobody will look into files any more."""
         bpf.map_update(self._settings, _SETTING.pack(0), _SETTING.pack(0))
-        self.release(overdue_only=False)
+        holding.release(self._waiting)
         self._uprobes.close()
         for descriptor in (self._settings, self._waiting):
             os.close(descriptor)
@@ -73,12 +70,12 @@ class Libraries:
             "waited_ns": waited,
         }
 
-    def release(self, *, overdue_only: bool = True) -> None:
+    def release(self) -> None:
         """Let processes go on that wait for an event of theirs that was lost."""
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        for key, since in list(bpf.map_items(self._waiting, _TGID.size, _TIME.size, MAX_WAITING)):
-            if not overdue_only or now - _TIME.unpack(since)[0] > OVERDUE_NS:
-                self._continue(key)
+        for key, since in list(bpf.map_items(self._waiting, _TGID.size, _TIME.size, holding.MAX_STOPPED)):
+            if now - _TIME.unpack(since)[0] > OVERDUE_NS:
+                holding.release_one(self._waiting, key)
 
     def restore(self) -> list[dict[str, Any]]:
         """Make pins again that somebody removed; return the fields of a record for each.
@@ -106,13 +103,8 @@ class Libraries:
         return None
 
     def _go_on(self, e: abi.Mapped) -> int:
-        self._continue(_TGID.pack(e.h.tgid))
+        holding.release_one(self._waiting, _TGID.pack(e.h.tgid))
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - e.h.boottime
-
-    def _continue(self, key: bytes) -> None:
-        bpf.map_delete(self._waiting, key)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(_TGID.unpack(key)[0], signal.SIGCONT)
 
 
 def _is(path: str, e: abi.Mapped) -> bool:

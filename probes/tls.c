@@ -53,12 +53,17 @@ static inline __attribute__((always_inline)) u64 first_argument(struct user_regi
 	return what & AW_CALL_GO ? go : c;
 }
 
+/* One value for each session: no CPU begins two in a nanosecond. */
+static inline __attribute__((always_inline)) u64 session_id(void)
+{
+	return bpf_ktime_get_boot_ns() << 10 | (bpf_get_smp_processor_id() & 1023);
+}
+
 static inline __attribute__((always_inline)) struct tls_session *session_of(u64 address)
 {
 	struct tls_connection key = { .address = address,
 				      .tgid = bpf_get_current_pid_tgid() >> 32 };
-	u64 now = bpf_ktime_get_boot_ns();
-	struct tls_session fresh = { .id = now << 10 | (bpf_get_smp_processor_id() & 1023) };
+	struct tls_session fresh = { .id = session_id() };
 
 	return tls_sessions.lookup_or_try_init(&key, &fresh);
 }
@@ -147,9 +152,7 @@ static inline __attribute__((always_inline)) int call_begins(struct user_registe
 /* A library's object begins a new connection without having been freed: nothing of the old one holds for it. */
 static inline __attribute__((always_inline)) void begin_anew(struct tls_session *session)
 {
-	u64 now = bpf_ktime_get_boot_ns();
-
-	session->id = now << 10 | (bpf_get_smp_processor_id() & 1023);
+	session->id = session_id();
 	session->cookie = 0;
 	session->position[0] = 0;
 	session->position[1] = 0;

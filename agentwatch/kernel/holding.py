@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HOLD = 1
 """OVERFLOW_HOLD in probes/maps.h."""
 MAX_STOPPED = 65536
-"""Entries of the ``stopped`` map."""
+"""Entries of the ``stopped`` and ``waiting`` maps."""
 _QUIET_ROUNDS, _ROUND_SECONDS = 3, 0.05
 _CGROUP, _TGID, _POLICY = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<I")
 
@@ -42,10 +42,15 @@ def release(stopped: int) -> int:
     """Let the stopped processes go on, from the descriptor of a map of them; return how many there were."""
     found = [key for key, _ in bpf.map_items(stopped, _TGID.size, bpf.map_value_bytes(stopped), MAX_STOPPED)]
     for key in found:
-        bpf.map_delete(stopped, key)  # first: it may be stopped again at once
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(_TGID.unpack(key)[0], signal.SIGCONT)
+        release_one(stopped, key)
     return len(found)
+
+
+def release_one(stopped: int, key: bytes) -> None:
+    """Let one of them go on, by its key."""
+    bpf.map_delete(stopped, key)  # first: it may be stopped again at once
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(_TGID.unpack(key)[0], signal.SIGCONT)
 
 
 @contextlib.contextmanager

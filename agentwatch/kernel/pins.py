@@ -165,12 +165,11 @@ def remove(config: Config) -> int:
     with changing(config):
         _end_capture(config)
         links = 0
-        for directory in (links_dir(config), maps_dir(config), *_folders(config)):
-            if directory.is_dir():
-                for pin in directory.iterdir():
-                    pin.unlink()
-                    links += directory.name == "links"
-                directory.rmdir()
+        for directory in sorted(_folders(config), key=lambda folder: folder != links_dir(config)):
+            for pin in directory.iterdir():
+                pin.unlink()
+                links += directory.name == "links"
+            directory.rmdir()
         if config.pin_dir.is_dir():
             config.pin_dir.rmdir()
         (config.run_dir / STATUS_FILE).unlink(missing_ok=True)

@@ -131,43 +131,44 @@ class Uprobes:
             os.close(descriptor)
         self._links.clear()
 
-    def look_into(self, path: Path | str) -> Library | None:
+    def look_into(self, path: Path | str, *, mark: bool = False) -> Library | None:
         """Attach to a file's TLS functions; return it if it has any and they were not hooked before.
 
-        Raises OSError if it cannot be read, KernelError if the kernel refuses.
+        ``mark``: the kernel need not tell of the file any more. Where the generation of an inode is not told, it does
+        once more. Raises OSError if it cannot be read, KernelError if the kernel refuses.
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             status = os.fstat(descriptor)
-            if not _may_hold_code(descriptor, status):
-                return None
-            name = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}-{status.st_ino}"
-            if self._folder / f"{name}-enter" in self._links:
-                return None
-            found = elf.functions(descriptor, _NAMES)
-            if not found:
-                return None
-            if sum(pin.name.endswith("-enter") for pin in self._links) >= MAX_HOOKED:
-                raise KernelError(f"{MAX_HOOKED} TLS libraries are hooked already; unload and load the probes")
-            # By the descriptor: the name could have become another file's.
-            self._attach(f"/proc/self/fd/{descriptor}", name, found)
+            found = self._hook(descriptor, status)
+            if mark:
+                key = _KEY.pack(status.st_ino, kernel_device(status.st_dev), _generation(descriptor))
+                bpf.map_update(self._files, key, b"\1")
         finally:
             os.close(descriptor)
+        if not found:
+            return None
         return Library(str(path), status.st_dev, status.st_ino, tuple(sorted({f.name for f in found})))
+
+    def _hook(self, descriptor: int, status: os.stat_result) -> Sequence[elf.Function]:
+        """Attach to what an open file has; return that, nothing if it was hooked before."""
+        if not _may_hold_code(descriptor, status):
+            return ()
+        name = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}-{status.st_ino}"
+        if self._folder / f"{name}-enter" in self._links:
+            return ()
+        found = elf.functions(descriptor, _NAMES)
+        if not found:
+            return ()
+        if sum(pin.name.endswith("-enter") for pin in self._links) >= MAX_HOOKED:
+            raise KernelError(f"{MAX_HOOKED} TLS libraries are hooked already; unload and load the probes")
+        # By the descriptor: the name could have become another file's.
+        self._attach(f"/proc/self/fd/{descriptor}", name, found)
+        return found
 
     def unmark(self, device: int, inode: int, generation: int) -> None:
         """Have the kernel tell of a file again: it could not be looked into. ``device``: in the kernel's own form."""
         bpf.map_delete(self._files, _KEY.pack(inode, device, generation))
-
-    def _mark(self, path: str) -> None:
-        """Take note that a file was looked into. Where its generation is not told, the kernel tells of it once more."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        try:
-            status = os.fstat(descriptor)
-            key = _KEY.pack(status.st_ino, kernel_device(status.st_dev), _generation(descriptor))
-            bpf.map_update(self._files, key, b"\1")
-        finally:
-            os.close(descriptor)
 
     def restore(self) -> list[Path]:
         """Pin again what is held and not pinned any more; return what that was."""
@@ -189,8 +190,7 @@ class Uprobes:
         problem = None
         for path, _ in _candidates(roots):
             try:
-                library = self.look_into(path)
-                self._mark(path)
+                library = self.look_into(path, mark=True)
             except OSError:
                 continue
             except KernelError as e:
@@ -207,8 +207,7 @@ class Uprobes:
         for tgid in processes:
             for path in mapped_files(tgid):
                 with contextlib.suppress(OSError, KernelError):
-                    library = self.look_into(path)
-                    self._mark(path)
+                    library = self.look_into(path, mark=True)
                     if library is not None:
                         found.append(library)
         return found
@@ -277,37 +276,37 @@ def kernel_device(device: int) -> int:
 
 def mapped_files(tgid: int) -> list[str]:
     """Return the files that a process has mapped to run them, by links that lead to them whatever their names are."""
-    try:
-        lines = Path(f"/proc/{tgid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
     found: dict[tuple[str, str], str] = {}
-    for line in lines:
+    for line in _mappings(tgid):
         span, flags, _, device, inode, *_ = line.split(maxsplit=5)
         if "x" in flags and inode != "0":
             found.setdefault((device, inode), f"/proc/{tgid}/map_files/{_shortened(span)}")
     return list(found.values())
 
 
-def _shortened(span: str) -> str:
-    """Return an address range of maps as map_files spells it: without leading zeros."""
-    return "-".join(f"{int(address, 16):x}" for address in span.split("-"))
-
-
 def mapped_file(tgid: int, address: int) -> str | None:
     """Return the link to the file that a process has mapped at an address, None if it has none (any more)."""
     if not address:
         return f"/proc/{tgid}/exe"
-    try:
-        lines = Path(f"/proc/{tgid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
+    for line in _mappings(tgid):
         span = line.partition(" ")[0]
         begin, end = (int(bound, 16) for bound in span.split("-"))
         if begin <= address < end:
             return f"/proc/{tgid}/map_files/{_shortened(span)}"
     return None
+
+
+def _mappings(tgid: int) -> list[str]:
+    """Return the lines of a process's maps, none if it is gone."""
+    try:
+        return Path(f"/proc/{tgid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _shortened(span: str) -> str:
+    """Return an address range of maps as map_files spells it: without leading zeros."""
+    return "-".join(f"{int(address, 16):x}" for address in span.split("-"))
 
 
 def _may_hold_code(descriptor: int, status: os.stat_result) -> bool:

@@ -221,7 +221,7 @@ class FlowTable:
 
     def _pass_on(self, session: Session, piece: Plaintext) -> Told:
         if session.key is not None:
-            return [self._say(session, piece, session.cgroup)]
+            return [self._say(session, piece)]
         self.ties.wait(session, piece)
         return []
 
@@ -244,7 +244,7 @@ class FlowTable:
             if position > known:  # what it said last was lost, or is counted and was not told of yet
                 author = Author(e.h.tgid, e.h.tid)
                 last = Plaintext(e.session, direction, position, b"", 0, None, author, e.h.boottime, known)
-                told.append(self._say(session, last, e.h.cgroup))
+                told.append(self._say(session, last))
         if flow.seen_by == FROM_LIBRARY:
             told.append((flow, flow.close(e.h.boottime)))
         return told
@@ -278,7 +278,7 @@ class FlowTable:
         flow.tie(h.boottime if h is not None else flow.touched)
         self.verdicts.append(Verdict("tls", session.number, Interest.ALL))
         self._judge(session.key, flow)
-        return [self._say(session, piece, session.cgroup) for piece in tied.waiting]
+        return [self._say(session, piece) for piece in tied.waiting]
 
     def _flow_of(self, session: Session) -> Flow:
         assert session.key is not None  # noqa: S101 -- asked by the callers
@@ -291,9 +291,9 @@ class FlowTable:
             flow.joined = True
         return flow
 
-    def _say(self, session: Session, piece: Plaintext, cgroup: int) -> tuple[Flow, list[Item]]:
+    def _say(self, session: Session, piece: Plaintext) -> tuple[Flow, list[Item]]:
         flow = self._flow_of(session)
-        flow.cgroup = flow.cgroup or cgroup
+        flow.cgroup = flow.cgroup or session.cgroup
         items = flow.plaintext(piece)
         plain = flow.plain
         assert plain is not None  # noqa: S101 -- it has just said something
@@ -322,7 +322,7 @@ class FlowTable:
         flow = self._flow_of(session)
         flow.seen_by = FROM_LIBRARY
         flow.users.add(session.tgid)
-        return [self._say(session, piece, session.cgroup) for piece in tied.waiting]
+        return [self._say(session, piece) for piece in tied.waiting]
 
     def _open_unix(self, key: Key, h: abi.Header) -> Flow:
         outside = key[0] == "outside"

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from agentwatch.protocols.base import Direction
+from agentwatch.streams.tls import HEADER_BYTES, PREFIX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,8 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Plaintext that waits for its socket, of one connection."""
 WAIT_NS = 1_000_000_000
 """How long it waits at most."""
-LEAST_PREFIX = 5 + 16
+LEAST_PREFIX = HEADER_BYTES + 16
 """Bytes that no two connections have in common: the header of a record, and 16 bytes of ciphertext."""
-PREFIX_BYTES = 32
-_HEADER_BYTES = 5
 
 Key = tuple[str, int, bytes, int]
 V = TypeVar("V")
@@ -86,7 +85,7 @@ def prefix(data: bytes) -> bytes | None:
     """Return what a record is known by, from its first bytes; None if that is too little."""
     if len(data) < LEAST_PREFIX:
         return None
-    end = _HEADER_BYTES + int.from_bytes(data[3:5], "big")
+    end = HEADER_BYTES + int.from_bytes(data[3:HEADER_BYTES], "big")
     found = data[: min(PREFIX_BYTES, end)]
     return found if len(found) >= LEAST_PREFIX else None
 
