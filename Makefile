@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 APT_RUN := ca-certificates libbpf1 python3 python3-bpfcc python3-venv
 APT_TRY := at cron curl dbus gcc libc6-dev openssh-client openssh-server openssl passwd postgresql strace systemd util-linux
 # Clients whose TLS is observed: Go, Java and GnuTLS; node's, unless another node than Debian's is there with its npm.
-APT_TRY += default-jdk-headless golang-go golang-github-jackc-pgx-v4-dev golang-github-lib-pq-dev libgnutls28-dev \
+APT_TRY += default-jdk-headless golang-go golang-github-jackc-pgx-v4-dev golang-github-lib-pq-dev golang-golang-x-mod-dev libgnutls28-dev \
   libpostgresql-jdbc-java libssl-dev $(if $(shell command -v npm),,nodejs node-pg)
 # Of these, daemons that tests start by themselves: installing them must not start them, now or at the next boot.
 DAEMONS := at:atd cron:cron openssh-server:ssh

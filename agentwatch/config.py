@@ -14,6 +14,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from agentwatch.config_tables import (
+    TABLES,
+    CollectorConfig,
+    LogConfig,
+    PushConfig,
+    SecretsConfig,
+    TlsConfig,
+    read_table,
+)
 from agentwatch.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/agentwatch/agentwatch.toml")
@@ -24,7 +33,6 @@ MIN_RING_BYTES = 64 * 1024
 MAX_RING_BYTES = 1024 * 1024 * 1024
 MAX_CANARY_SECONDS = 24 * 60 * 60
 OVERFLOW_POLICIES = ("count", "hold")
-FIRST_USE_POLICIES = ("declare", "hold")
 CANARY_AGENT = "agentwatch-canary"
 """The agent, and below ``watch`` the cgroup, of what the recorder runs to see whether it sees it."""
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -60,19 +68,6 @@ class AgentConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsConfig:
-    """The ``[tls]`` table.
-
-    ``first_use`` says what happens when a watched process maps a TLS library that nobody has looked into: ``declare``
-    (it is hooked a moment later, and what passed before is declared as not read) or ``hold`` (the process is stopped
-    for that moment). ``scan`` are the folders that are looked through when the probes are loaded.
-    """
-
-    first_use: str = "declare"
-    scan: tuple[Path, ...] = (Path("/usr"), Path("/opt"))
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration. Paths are absolute; ``watch`` is relative to ``cgroup_root``."""
 
@@ -86,7 +81,13 @@ class Config:
     reader_group: str | None = None
     canary_seconds: int = 60
     """How often the recorder has something of its own observed, to see that it sees it; 0: never."""
+    key_dir: Path | None = None
+    """Where the keys of the log are; None: ``keys`` in ``state_dir``. Root alone."""
     tls: TlsConfig = field(default_factory=TlsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    secrets: SecretsConfig = field(default_factory=SecretsConfig)
+    push: PushConfig = field(default_factory=PushConfig)
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
     agents: tuple[AgentConfig, ...] = ()
     path: Path | None = None
     """The file this was read from; None for the defaults."""
@@ -95,6 +96,11 @@ class Config:
     def watch_path(self) -> Path:
         """The watch root as a directory."""
         return self.cgroup_root / self.watch
+
+    @property
+    def keys_path(self) -> Path:
+        """The folder of the keys."""
+        return self.key_dir or self.state_dir / "keys"
 
     @property
     def canary_cgroup(self) -> str:
@@ -145,14 +151,14 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(f"{path}: nested too deeply") from e
     values: dict[str, Any] = {"path": path}
     agents = table.pop("agent", [])
-    tls = table.pop("tls", {})
-    known = {f.name for f in fields(Config)} - {"path", "agents", "tls"}
+    for name in TABLES:
+        values[name] = read_table(path, name, table.pop(name, {}))
+    known = {f.name for f in fields(Config)} - {"path", "agents", *TABLES}
     for key, value in table.items():
         if key not in known:
-            names = ", ".join(sorted(known))
-            raise ConfigError(f"{path}: unknown key {key!r}; known are: {names}, [tls] and [[agent]]")
+            names, tables = ", ".join(sorted(known)), ", ".join(f"[{name}]" for name in TABLES)
+            raise ConfigError(f"{path}: unknown key {key!r}; known are: {names}, {tables} and [[agent]]")
         values[key] = _value(path, key, value)
-    values["tls"] = _tls(path, tls)
     values["agents"] = _agents(path, agents)
     return Config(**values)
 
@@ -184,21 +190,6 @@ def _relative_cgroup(path: Path, key: str, value: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         raise ConfigError(f"{path}: {key} must be a cgroup below cgroup_root (no '..', not the root), not {value!r}")
     return "/".join(parts)
-
-
-def _tls(path: Path, table: object) -> TlsConfig:
-    where = f"{path}: [tls]"
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: tls is a table, written as [tls], with 'first_use' and 'scan'")
-    if unknown := set(table) - {"first_use", "scan"}:
-        raise ConfigError(f"{where}: unknown key {min(unknown)!r}; known are: first_use, scan")
-    default = TlsConfig()
-    first_use, scan = table.get("first_use", default.first_use), table.get("scan", [str(p) for p in default.scan])
-    if first_use not in FIRST_USE_POLICIES:
-        raise ConfigError(f"{where}: first_use must be one of {', '.join(FIRST_USE_POLICIES)}, not {first_use!r}")
-    if not isinstance(scan, list) or not all(isinstance(p, str) and p.startswith("/") and "\0" not in p for p in scan):
-        raise ConfigError(f"{where}: scan must be a list of absolute paths, not {scan!r}")
-    return TlsConfig(first_use, tuple(Path(os.path.normpath(p)) for p in scan))
 
 
 def _agents(path: Path, agents: object) -> tuple[AgentConfig, ...]:

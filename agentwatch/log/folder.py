@@ -86,6 +86,26 @@ def find_log_id(segments: list[SegmentFile]) -> bytes | None:
     return claimed
 
 
+def replace_file(path: Path, data: bytes, *, mode: int, gid: int, durable: bool = False) -> None:
+    """Write a file as a whole under another name, then give it its own. Raises OSError.
+
+    ``durable``: its content is on disk before it has its name; the name itself is when the folder is fsynced.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.fchown(fd, -1, gid)
+        os.fchmod(fd, mode)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        if durable:
+            os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    temporary.replace(path)
+
+
 def unsupported(path: Path, error: segment.UnsupportedVersionError) -> LogError:
     """Return the error for a segment of a later format."""
     return LogError(f"{path} has {error}, which this agentwatch does not know; read it with the one that wrote it")

@@ -92,7 +92,7 @@ def test_each_key_of_tls_can_stand_alone() -> None:
         ('[tls]\nscan = ["/usr", ""]', "scan must be a list of absolute paths"),
         ('[tls]\nscan = ["/usr", 7]', "scan must be a list of absolute paths"),
         ('[tls]\nscan = ["/usr\\u0000"]', "scan must be a list of absolute paths"),
-        ("tls_scan = []", "[tls] and [[agent]]"),
+        ("tls_scan = []", "[collector] and [[agent]]"),
         ('logdir = "/x"', "unknown key 'logdir'"),
         ('log_dir = "relative"', "absolute path"),
         ("log_dir = 7", "must be a text"),

@@ -10,12 +10,13 @@ import pytest
 import agentwatch
 
 PACKAGE = Path(agentwatch.__file__).parent
-BASE = frozenset({"errors", "config"})
+BASE = frozenset({"errors", "config", "config_tables"})
 """What everything may import, beside ``agentwatch`` itself (its version)."""
 
 ONLY = {
     "errors": frozenset[str](),
-    "config": frozenset({"errors"}),
+    "config_tables": frozenset({"errors"}),
+    "config": frozenset({"config_tables", "errors"}),
     "protocols": frozenset({"errors", "protocols"}),
     "log": frozenset({"errors", "log"}),
 }

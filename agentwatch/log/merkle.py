@@ -1,0 +1,238 @@
+"""The Merkle tree of RFC 6962, section 2.1, with SHA-256: hashes, roots, proofs. Pure functions, no files.
+
+A tree of some size is seen through a ``HashReader``, which gives the root of any complete subtree in it; tiles are one
+(tiles.py), a list of leaves is another (``in_memory``). What always holds:
+
+* a leaf and an inner node are never hashed alike (0x00, 0x01), so that a node cannot pass for a record;
+* a proof is an argument for a root, not a fact: what makes one says nothing; what checks one raises ``ProofError``.
+
+Indices and sizes are numbers of leaves; a subtree is named by its level (2**level leaves) and its index in that level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+HASH_BYTES = 32
+HashReader = Callable[[int, int], bytes]
+"""``read(level, index)`` is the root of the complete subtree of leaves index * 2**level to (index + 1) * 2**level - 1."""
+
+_sha256 = hashlib.sha256
+EMPTY_ROOT = _sha256(b"").digest()
+
+
+class ProofError(ValueError):
+    """A proof does not prove what it was given for."""
+
+
+def leaf_hash(payload: bytes) -> bytes:
+    """Return the leaf of a record's stored bytes."""
+    return _sha256(b"\x00" + payload).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the inner node over two roots."""
+    return _sha256(b"\x01" + left + right).digest()
+
+
+VOID_LEAF = leaf_hash(b"")
+"""The leaf of a number that no record ever had: no payload is empty, so it is no record's."""
+
+
+class Frontier:
+    """A growing tree, reduced to what its root needs: the complete subtrees on its right edge, largest first."""
+
+    __slots__ = ("hashes", "size")
+
+    def __init__(self, size: int = 0, hashes: Iterable[bytes] = ()) -> None:
+        """``hashes`` are the roots of the subtrees that ``size`` consists of: one for each bit that is set in it."""
+        self.size = size
+        self.hashes = list(hashes)
+        if len(self.hashes) != size.bit_count():
+            raise ValueError(f"a tree of {size} leaves has {size.bit_count()} subtrees, not {len(self.hashes)}")
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf on the right."""
+        rest = self.size
+        while rest & 1:
+            leaf = _sha256(b"\x01" + self.hashes.pop() + leaf).digest()
+            rest >>= 1
+        self.hashes.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Return the root of the tree as it is now."""
+        if not self.hashes:
+            return EMPTY_ROOT
+        root = self.hashes[-1]
+        for left in reversed(self.hashes[:-1]):
+            root = node_hash(left, root)
+        return root
+
+
+def subtree_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root over the hashes of a complete subtree; their number is a power of two."""
+    level = list(leaves)
+    while len(level) > 1:
+        level = [node_hash(level[i], level[i + 1]) for i in range(0, len(level), 2)]
+    return level[0]
+
+
+def in_memory(leaves: Sequence[bytes]) -> HashReader:
+    """Return a reader of the tree over these leaves."""
+
+    def read(level: int, index: int) -> bytes:
+        return subtree_root(leaves[index << level : (index + 1) << level])
+
+    return read
+
+
+def frontier(size: int, read: HashReader) -> Frontier:
+    """Return the frontier of the tree of this size."""
+    return Frontier(size, (read(level, index) for level, index in _complete(0, size)))
+
+
+def root(size: int, read: HashReader) -> bytes:
+    """Return the root of the tree of this size."""
+    return frontier(size, read).root()
+
+
+def inclusion_proof(index: int, size: int, read: HashReader) -> list[bytes]:
+    """Return the proof that leaf ``index`` is in the tree of this size (section 2.1.1), from the leaf up."""
+    if not 0 <= index < size:
+        raise ValueError(f"a tree of {size} leaves has no leaf {index}")
+    proof: list[bytes] = []
+    begin, end = 0, size
+    path: list[tuple[int, int]] = []
+    while end - begin > 1:
+        middle = begin + _split(end - begin)
+        if index < middle:
+            path.append((middle, end))
+            end = middle
+        else:
+            path.append((begin, middle))
+            begin = middle
+    proof.extend(_range_root(*sibling, read) for sibling in reversed(path))
+    return proof
+
+
+def consistency_proof(old: int, new: int, read: HashReader) -> list[bytes]:
+    """Return the proof that the tree of size ``new`` begins with that of size ``old`` (section 2.1.2).
+
+    From the empty tree, and to the same size, it is empty.
+    """
+    if not 0 <= old <= new:
+        raise ValueError(f"a tree of {new} leaves does not begin with one of {old}")
+    if old in (0, new):
+        return []
+    path: list[tuple[int, int]] = []
+    begin, end = 0, new
+    while end != old:
+        middle = begin + _split(end - begin)
+        if old <= middle:
+            path.append((middle, end))
+            end = middle
+        else:
+            path.append((begin, middle))
+            begin = middle
+    if begin:
+        path.append((begin, end))
+    return [_range_root(*part, read) for part in reversed(path)]
+
+
+def root_from_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes]) -> bytes:
+    """Return the root that the proof leads to. Raises ProofError where it cannot be a proof for this place."""
+    if not 0 <= index < size:
+        raise ProofError(f"a tree of {size} leaves has no leaf {index}")
+    last, at = size - 1, index
+    result = leaf
+    for sibling in proof:
+        if last == 0:
+            raise ProofError("the inclusion proof is too long")
+        if at & 1 or at == last:
+            result = node_hash(sibling, result)
+            while not at & 1 and at:
+                at >>= 1
+                last >>= 1
+        else:
+            result = node_hash(result, sibling)
+        at >>= 1
+        last >>= 1
+    if last:
+        raise ProofError("the inclusion proof is too short")
+    return result
+
+
+def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes], expected: bytes) -> None:
+    """Raise ProofError unless the proof shows that ``leaf`` has this place in the tree with this root."""
+    if root_from_inclusion(index, size, leaf, proof) != expected:
+        raise ProofError(f"the inclusion proof of leaf {index} leads to another root")
+
+
+def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> None:
+    """Raise ProofError unless the proof shows that the second tree begins with the first.
+
+    From the empty tree everything follows, if its root is the empty tree's.
+    """
+    if not 0 <= old <= new:
+        raise ProofError(f"a tree of {new} leaves does not begin with one of {old}")
+    if old in (0, new):
+        if proof:
+            raise ProofError("the consistency proof should be empty")
+        if old_root != (EMPTY_ROOT if old == 0 else new_root):
+            raise ProofError("two trees of the same size have different roots")
+        return
+    hashes = [old_root, *proof] if old & (old - 1) == 0 else list(proof)
+    if not hashes:
+        raise ProofError("the consistency proof is too short")
+    at, last = old - 1, new - 1
+    while at & 1:
+        at >>= 1
+        last >>= 1
+    of_old = of_new = hashes[0]
+    for sibling in hashes[1:]:
+        if last == 0:
+            raise ProofError("the consistency proof is too long")
+        if at & 1 or at == last:
+            of_old = node_hash(sibling, of_old)
+            of_new = node_hash(sibling, of_new)
+            while not at & 1 and at:
+                at >>= 1
+                last >>= 1
+        else:
+            of_new = node_hash(of_new, sibling)
+        at >>= 1
+        last >>= 1
+    if last:
+        raise ProofError("the consistency proof is too short")
+    if of_old != old_root:
+        raise ProofError(f"the consistency proof is of another tree of {old} leaves")
+    if of_new != new_root:
+        raise ProofError(f"the consistency proof leads to another tree of {new} leaves")
+
+
+def _split(size: int) -> int:
+    # The largest power of two below size.
+    return 1 << (size - 1).bit_length() - 1
+
+
+def _complete(begin: int, end: int) -> Iterator[tuple[int, int]]:
+    # The complete subtrees that leaves begin to end - 1 consist of, from the left, as (level, index). ``begin`` is a
+    # multiple of the first one's size wherever this is called: it is the left edge of a subtree of the tree.
+    while begin < end:
+        level = (end - begin).bit_length() - 1
+        yield level, begin >> level
+        begin += 1 << level
+
+
+def _range_root(begin: int, end: int, read: HashReader) -> bytes:
+    parts = [read(level, index) for level, index in _complete(begin, end)]
+    result = parts.pop()
+    while parts:
+        result = node_hash(parts.pop(), result)
+    return result

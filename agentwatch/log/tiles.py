@@ -1,0 +1,195 @@
+"""The Merkle tree on disk: hash tiles as https://c2sp.org/tlog-tiles names them, height 8.
+
+``TileReader`` gives the hashes of a tree of a known size; ``TileWriter`` lets one grow. What always holds:
+
+* a full tile is written once, whole, under another name first;
+* a tile of level L > 0 holds only roots of full tiles below it;
+* nothing here is trusted: tiles mean something when a signed root follows from them.
+
+While the segments are there, tiles can be computed again; so they are not made durable at each step (writer.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from agentwatch.errors import LogError
+from agentwatch.log import folder, merkle
+from agentwatch.log.merkle import HASH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+HEIGHT = 8
+WIDTH = 1 << HEIGHT
+FOLDER = "tile"
+CACHED_TILES = 256
+"""Tiles a reader remembers, 2 MiB: a proof needs one of each level, neighbours share them."""
+
+
+def tile_path(level: int, index: int, width: int = WIDTH) -> str:
+    """Return the name of a tile, relative to the log: ``tile/0/x001/x234/067``, ``tile/0/000.p/7``."""
+    parts = [f"{index % 1000:03d}"]
+    while index := index // 1000:
+        parts.append(f"x{index % 1000:03d}")
+    name = f"{FOLDER}/{level}/{'/'.join(reversed(parts))}"
+    return name if width == WIDTH else f"{name}.p/{width}"
+
+
+def partial_tiles(size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (level, index, width) of the partial tiles of a tree of this size."""
+    level = 0
+    while size:
+        if size % WIDTH:
+            yield level, size // WIDTH, size % WIDTH
+        size //= WIDTH
+        level += 1
+
+
+class TileReader:
+    """Read the hashes of the tree of ``size`` leaves from its tiles: a ``merkle.HashReader``.
+
+    Raises LogError where a tile is missing or has not the size it must have.
+    """
+
+    def __init__(self, log_dir: Path, size: int) -> None:
+        self.size = size
+        self._log_dir = log_dir
+        self._tiles: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+
+    def __call__(self, level: int, index: int) -> bytes:
+        """Return the root of a complete subtree."""
+        # The tile that has the subtree's leaves among its own hashes or just below.
+        tile_level, above = divmod(level, HEIGHT)
+        first = index << above
+        hashes = self.tile(tile_level, first // WIDTH)
+        begin = first % WIDTH * HASH_BYTES
+        end = begin + (HASH_BYTES << above)
+        if end > len(hashes):
+            raise LogError(f"the tree of {self.size} records has no such hash: level {level}, number {index}")
+        return merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(begin, end, HASH_BYTES)])
+
+    def leaf(self, index: int) -> bytes:
+        """Return a leaf hash."""
+        return self(0, index)
+
+    def tile(self, level: int, index: int) -> bytes:
+        """Return the hashes of a tile as far as the tree of this size has them."""
+        key = (level, index)
+        if (known := self._tiles.get(key)) is not None:
+            self._tiles.move_to_end(key)
+            return known
+        width = min(WIDTH, (self.size >> HEIGHT * level) - index * WIDTH)
+        if width <= 0:
+            raise LogError(f"the tree of {self.size} records has no tile {tile_path(level, index)}")
+        data = self._read(level, index, width)
+        self._tiles[key] = data
+        if len(self._tiles) > CACHED_TILES:
+            self._tiles.popitem(last=False)
+        return data
+
+    def _read(self, level: int, index: int, width: int) -> bytes:
+        # A partial tile may have been replaced by a wider one, or by the full one, meanwhile.
+        wanted = width * HASH_BYTES
+        for path in (self._log_dir / tile_path(level, index, width), self._log_dir / tile_path(level, index)):
+            data = _read_file(path)
+            if data is not None and len(data) >= wanted:
+                return data[:wanted]
+        for path in self._wider(level, index):
+            data = _read_file(path)
+            if data is not None and len(data) >= wanted:
+                return data[:wanted]
+        raise LogError(f"{self._log_dir / tile_path(level, index, width)} is missing or too short")
+
+    def _wider(self, level: int, index: int) -> list[Path]:
+        partial = self._log_dir / f"{tile_path(level, index)}.p"
+        try:
+            return [path for path in partial.iterdir() if path.name.isdigit()]
+        except OSError:
+            return []
+
+
+class TileWriter:
+    """Let the tree on disk grow from ``size`` leaves on. Raises OSError.
+
+    ``mode`` and ``gid`` are given to files and, with the execute bits that go with reading, to folders.
+    """
+
+    def __init__(self, log_dir: Path, size: int, read: merkle.HashReader, *, mode: int, gid: int) -> None:
+        """``read`` gives the hashes of the tree as it is; nothing of it is kept."""
+        self.size = size
+        self._log_dir = log_dir
+        self._mode = mode
+        self._gid = gid
+        self._edge: list[bytearray] = []
+        """The hashes of the partial tile of each level."""
+        for level, index, width in partial_tiles(size):
+            self._level(level)[:] = b"".join(read(HEIGHT * level, index * WIDTH + at) for at in range(width))
+        self._partial: set[tuple[int, int, int]] = set(partial_tiles(size))
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Add leaves; full tiles are written."""
+        for leaf in leaves:
+            self._put(0, leaf)
+            self.size += 1
+
+    def flush(self) -> set[str]:
+        """Write the partial tiles of the present size; return the names of those that are out of date by it."""
+        now = set(partial_tiles(self.size))
+        for level, index, width in now - self._partial:
+            self._write(tile_path(level, index, width), bytes(self._edge[level]))
+        old = {tile_path(*tile) for tile in self._partial - now}
+        self._partial = now
+        return old
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove partial tiles, once a checkpoint of a later size stands."""
+        for name in names:
+            path = self._log_dir / name
+            path.unlink(missing_ok=True)
+            try:
+                path.parent.rmdir()
+            except OSError:
+                continue  # it has another one in it
+
+    def _level(self, level: int) -> bytearray:
+        while len(self._edge) <= level:
+            self._edge.append(bytearray())
+        return self._edge[level]
+
+    def _put(self, level: int, digest: bytes) -> None:
+        # The index follows from the size: hashes of this level before this one.
+        edge = self._level(level)
+        edge += digest
+        if len(edge) < WIDTH * HASH_BYTES:
+            return
+        hashes = bytes(edge)
+        edge.clear()
+        self._write(tile_path(level, self.size >> HEIGHT * (level + 1)), hashes)
+        root = merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)])
+        self._put(level + 1, root)
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._log_dir / name
+        self._make_folders(path.parent)
+        folder.replace_file(path, data, mode=self._mode, gid=self._gid)
+
+    def _make_folders(self, path: Path) -> None:
+        if path.is_dir() or path == self._log_dir:
+            return
+        self._make_folders(path.parent)
+        path.mkdir(0o700)
+        os.chown(path, -1, self._gid)
+        path.chmod(self._mode | (self._mode & 0o444) >> 2)
+
+
+def _read_file(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as e:
+        raise folder.failure(e, f"cannot read the tile {path}") from e
