@@ -28,6 +28,8 @@ WIDTH = 1 << HEIGHT
 FOLDER = "tile"
 CACHED_TILES = 256
 """Tiles a reader remembers, 2 MiB: a proof needs one of each level, neighbours share them."""
+READ_ATTEMPTS = 10
+"""Looks for a partial tile that is replaced meanwhile. A writer replaces it twice a second, a look takes far less."""
 
 
 def tile_path(level: int, index: int, width: int = WIDTH) -> str:
@@ -52,7 +54,7 @@ def partial_tiles(size: int) -> Iterator[tuple[int, int, int]]:
 class TileReader:
     """Read the hashes of the tree of ``size`` leaves from its tiles: a ``merkle.HashReader``.
 
-    Raises LogError where a tile is missing or has not the size it must have.
+    Raises LogError where a tile is missing or has not the size it must have, StoreError where it cannot be read.
     """
 
     def __init__(self, log_dir: Path, size: int) -> None:
@@ -68,7 +70,7 @@ class TileReader:
         hashes = self.tile(tile_level, first // WIDTH)
         begin = first % WIDTH * HASH_BYTES
         end = begin + (HASH_BYTES << above)
-        if end > len(hashes):
+        if index < 0 or end > len(hashes):
             raise LogError(f"the tree of {self.size} records has no such hash: level {level}, number {index}")
         return merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(begin, end, HASH_BYTES)])
 
@@ -92,24 +94,25 @@ class TileReader:
         return data
 
     def _read(self, level: int, index: int, width: int) -> bytes:
-        # A partial tile may have been replaced by a wider one, or by the full one, meanwhile.
-        wanted = width * HASH_BYTES
-        for path in (self._log_dir / tile_path(level, index, width), self._log_dir / tile_path(level, index)):
-            data = _read_file(path)
-            if data is not None and len(data) >= wanted:
-                return data[:wanted]
-        for path in self._wider(level, index):
-            data = _read_file(path)
-            if data is not None and len(data) >= wanted:
-                return data[:wanted]
-        raise LogError(f"{self._log_dir / tile_path(level, index, width)} is missing or too short")
+        # A partial tile may have been replaced by a wider one, or by the full one; and that one too while this looked.
+        for _ in range(READ_ATTEMPTS):
+            for wider in (width, WIDTH, *self._wider(level, index, width)):
+                data = _read_tile(self._log_dir / tile_path(level, index, wider), wider)
+                if data is not None:
+                    return data[: width * HASH_BYTES]
+        path = self._log_dir / tile_path(level, index, width)
+        raise LogError(
+            f"{path} is missing or has not {width * HASH_BYTES} bytes; agentwatch verify says what still holds"
+        )
 
-    def _wider(self, level: int, index: int) -> list[Path]:
+    def _wider(self, level: int, index: int, width: int) -> Iterator[int]:
+        # Looked up only when it is asked for the first.
         partial = self._log_dir / f"{tile_path(level, index)}.p"
         try:
-            return [path for path in partial.iterdir() if path.name.isdigit()]
+            widths = [int(path.name) for path in partial.iterdir() if path.name.isascii() and path.name.isdecimal()]
         except OSError:
-            return []
+            return
+        yield from (wider for wider in widths if width < wider < WIDTH)
 
 
 class TileWriter:
@@ -129,15 +132,36 @@ class TileWriter:
         for level, index, width in partial_tiles(size):
             self._level(level)[:] = b"".join(read(HEIGHT * level, index * WIDTH + at) for at in range(width))
         self._partial: set[tuple[int, int, int]] = set(partial_tiles(size))
+        self._full: list[tuple[str, bytes]] = []
+        """Full tiles that are not written yet: 8 KiB for 256 records."""
 
     def extend(self, leaves: Iterable[bytes]) -> None:
-        """Add leaves; full tiles are written."""
+        """Add leaves, in memory: what the disk refuses must not stop the tree."""
         for leaf in leaves:
             self._put(0, leaf)
             self.size += 1
 
+    def root(self) -> bytes:
+        """Return the root of the tree as it is now."""
+        result: bytes | None = None
+        for edge in self._edge:
+            hashes = [bytes(edge[at : at + HASH_BYTES]) for at in range(0, len(edge), HASH_BYTES)]
+            while hashes:
+                # From the right: as many as the lowest bit of what is left says are a complete subtree.
+                width = len(hashes) & -len(hashes)
+                part = merkle.subtree_root(hashes[-width:])
+                result = part if result is None else merkle.node_hash(part, result)
+                del hashes[-width:]
+        return merkle.EMPTY_ROOT if result is None else result
+
     def flush(self) -> set[str]:
-        """Write the partial tiles of the present size; return the names of those that are out of date by it."""
+        """Write full tiles, then the partial ones of this size; return the names of those that are out of date by it.
+
+        After an OSError it may be called again: what was not written yet is.
+        """
+        while self._full:
+            self._write(*self._full[0])
+            del self._full[0]
         now = set(partial_tiles(self.size))
         for level, index, width in now - self._partial:
             self._write(tile_path(level, index, width), bytes(self._edge[level]))
@@ -161,14 +185,13 @@ class TileWriter:
         return self._edge[level]
 
     def _put(self, level: int, digest: bytes) -> None:
-        # The index follows from the size: hashes of this level before this one.
         edge = self._level(level)
         edge += digest
         if len(edge) < WIDTH * HASH_BYTES:
             return
         hashes = bytes(edge)
         edge.clear()
-        self._write(tile_path(level, self.size >> HEIGHT * (level + 1)), hashes)
+        self._full.append((tile_path(level, self.size >> HEIGHT * (level + 1)), hashes))
         root = merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)])
         self._put(level + 1, root)
 
@@ -186,10 +209,14 @@ class TileWriter:
         path.chmod(self._mode | (self._mode & 0o444) >> 2)
 
 
-def _read_file(path: Path) -> bytes | None:
+def _read_tile(path: Path, width: int) -> bytes | None:
+    # None if there is none, or if it is not exactly as long as its name says.
+    wanted = width * HASH_BYTES
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(wanted + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
         raise folder.failure(e, f"cannot read the tile {path}") from e
+    return data if len(data) == wanted else None

@@ -8,7 +8,8 @@ always holds:
 * fsync is never tried twice on the same file: after a failure the kernel may have dropped the pages and call them
   clean (https://wiki.postgresql.org/wiki/Fsync_Errors). That file is left as it is, what was not acknowledged
   is written again into a new segment, and the fault is kept in ``faults``;
-* a full disk is not a fault: the rest waits and is written where it belongs once there is space;
+* a full disk is not a fault: the rest waits and is written where it belongs once there is space. A megabyte that was
+  allocated before is left for what has to be said about it (``commit(reserve=True)``);
 * a writer appends only to segments that it created itself.
 """
 
@@ -22,6 +23,7 @@ import stat
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -44,25 +46,35 @@ RETRY_NS = 10**9
 MAX_FAULTS = 256
 """Faults kept for the recorder; it takes them out after each commit. The oldest goes first."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_ASKS_FOR_SPACE = ("fallocate", "pwrite")
+OnDurable = Callable[[int, list[bytes]], None]
+"""Called with the first sequence number and the payloads of records that have become durable, in order."""
 
 
 class LogWriter:
     """The one writer of the log in ``log_dir``. Not for use by several threads at once.
 
-    Attributes: ``next_seq``, ``durable_seq``; ``torn_bytes`` (set aside at opening; 0 normally), ``aside`` (the files
-    they are in), ``damage`` (a SegmentDamaged for each damage that opening found in the newest segment), ``faults``
+    Attributes: ``log_id``, ``next_seq``, ``durable_seq``; ``torn_bytes`` (set aside at opening; 0 normally), ``aside``
+    (the files they are in), ``damage`` (a SegmentDamaged for each damage that opening found in the newest segment), ``faults``
     (a Fault for each failure of the disk that was survived; to be taken out by the caller).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- facts about the log, each by its name
         self,
         log_dir: Path,
         *,
         reader_gid: int | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         segment_ns: int = SEGMENT_NS,
+        log_id: bytes | None = None,
+        least_seq: int = 0,
+        on_durable: OnDurable | None = None,
     ) -> None:
-        """Lock, create and recover. Raises BusyError, PrivilegeError, LogError, StoreError."""
+        """Lock, create and recover. Raises BusyError, PrivilegeError, LogError, StoreError.
+
+        ``log_id``: of a log that begins now. ``least_seq``: numbers before it were given out already, whatever is left
+        of their records.
+        """
         self._log_dir = log_dir
         self._segment_bytes = segment_bytes
         self._segment_ns = segment_ns
@@ -73,6 +85,7 @@ class LogWriter:
         self._oldest_ns = 0
         self._critical = False
         self._retry_ns = 0
+        self._on_durable = on_durable
         self._segment: Appender | None = None
         self._segment_began_ns = 0
         with contextlib.ExitStack() as stack:
@@ -85,9 +98,9 @@ class LogWriter:
             except OSError as e:
                 raise folder.failure(e, f"cannot open the log {log_dir} for writing") from e
             self._open_files = stack.pop_all()
-        self._log_id = found.log_id or os.urandom(segment.LOG_ID_BYTES)
+        self.log_id = found.log_id or log_id or os.urandom(segment.LOG_ID_BYTES)
         self._boot_id = _boot_id()
-        self.next_seq = self.durable_seq = found.next_seq
+        self.next_seq = self.durable_seq = max(found.next_seq, least_seq)
         self.torn_bytes = found.torn_bytes
         self.aside = found.aside
         self.damage = found.damage
@@ -125,16 +138,21 @@ class LogWriter:
             self.commit()
         return due
 
-    def commit(self) -> None:
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of records that are not durable yet."""
+        return self._waiting_bytes
+
+    def commit(self, *, reserve: bool = False) -> None:
         """Make every record that was appended durable.
 
-        Raises StoreError if the disk is full or fails twice; what was not acknowledged keeps waiting, appending goes
+        ``reserve``: also with the space that is kept back for the last words. Raises StoreError if the disk is full or fails twice; what was not acknowledged keeps waiting, appending goes
         on, and the next commit tries again (on a new file, unless the disk was only full).
         """
         failed = False
         while self._waiting:
             try:
-                self._store_some()
+                self._store_some(reserve=reserve)
             except OSError as e:
                 self._after_failure(e)
                 if failed or e.errno in NO_SPACE:
@@ -160,7 +178,17 @@ class LogWriter:
     ) -> None:
         self.close()
 
-    def _store_some(self) -> None:
+    def drop_waiting(self) -> int:
+        """Give up the records that are not durable; return how many. Their numbers are given out again."""
+        dropped = self.next_seq - self.durable_seq
+        if self._segment is not None and self._segment.next_seq != self._segment.acked_seq:
+            self._seal()  # some of their bytes may be in it: a later segment takes their place
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self.next_seq = self.durable_seq
+        return dropped
+
+    def _store_some(self, *, reserve: bool) -> None:
         # Fills one segment as far as it goes, so that no more than one file waits for its fdatasync.
         if self._segment is not None and self._is_full(self._segment):
             self._seal()
@@ -169,11 +197,14 @@ class LogWriter:
             if not self._fits(current, payload):
                 break
             current.put(payload)
-        current.flush()
-        done = current.acked_seq - self.durable_seq
-        self._waiting_bytes -= sum(map(len, self._waiting[:done]))
+        current.flush(reserve=reserve)
+        first, done = self.durable_seq, current.acked_seq - self.durable_seq
+        durable = self._waiting[:done]
+        self._waiting_bytes -= sum(map(len, durable))
         del self._waiting[:done]
         self.durable_seq = current.acked_seq
+        if self._on_durable is not None:
+            self._on_durable(first, durable)
 
     def _fits(self, current: Appender, payload: bytes) -> bool:
         # Every segment takes one record, however large.
@@ -187,7 +218,7 @@ class LogWriter:
         return aged or not self._fits(current, self._waiting[0])
 
     def _begin(self) -> Appender:
-        header = segment.Header(self.durable_seq, time.time_ns(), self._boot_id, self._log_id)
+        header = segment.Header(self.durable_seq, time.time_ns(), self._boot_id, self.log_id)
         try:
             current = Appender(self._dir_fd, header, self._file_mode, self._gid)
         except FileExistsError:
@@ -204,7 +235,7 @@ class LogWriter:
         if current is None:
             # No file could be made: nothing is in doubt.
             return
-        if current.doing == "pwrite" and error.errno in NO_SPACE:
+        if current.doing in _ASKS_FOR_SPACE and error.errno in NO_SPACE:
             return
         path = self._log_dir / current.name
         count = current.next_seq - current.acked_seq
