@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agentwatch.cli import reads
 from agentwatch.cli.common import pass_config
 from agentwatch.cli.output import Progress, note
 from agentwatch.index.indexer import Indexer
@@ -30,6 +31,8 @@ def command(config: Config, /, *, action: str | None, follow: bool) -> None:
     `agentwatch index rebuild` makes it anew: the log holds what was observed, the index only what was derived from it.
     """
     end = LogReader(config.log_dir).end()
+    if action == "rebuild":
+        reads.report(config)
     progress = Progress("indexing")
     with Indexer(config) as indexer:
 

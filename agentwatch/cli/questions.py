@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from agentwatch.cli import reads
 from agentwatch.cli.output import Column, Progress, note, print_rows
 from agentwatch.query import answers, times
 from agentwatch.query.filters import ACCESSES, Filter, Table
@@ -100,11 +101,12 @@ def ask(
 
 @contextmanager
 def opened(config: Config) -> Iterator[Source]:
-    """Open index and log, with a progress bar while the index catches up."""
+    """Open index and log, with a progress bar while the index catches up, and have the read recorded."""
     progress = Progress("indexing")
     try:
         with open_source(config, progress) as source:
             progress.finish()
+            reads.report(config)
             yield source
     finally:
         progress.finish()

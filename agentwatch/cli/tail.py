@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentwatch.cli import narrate
+from agentwatch.cli import narrate, reads
 from agentwatch.cli.common import pass_config
 from agentwatch.cli.output import cut, print_json, styled
 from agentwatch.cli.safe import printable
@@ -47,9 +47,11 @@ Exit status: 0 done; 65 the log is damaged there; errors as in `agentwatch --hel
 def command(config: Config, /, *, follow: bool, number: int, as_json: bool) -> None:
     """Print the last records of the log, of all sessions, and follow it."""
     reader = LogReader(config.log_dir)
-    upcoming = max(0, reader.end() - number)
+    end = reader.end()
+    upcoming = max(0, end - number)
+    reads.report(config)
     while True:
-        for seq, payload in reader.records(upcoming):
+        for seq, payload in reader.records(upcoming, None if follow else end):
             _print(seq, decode(payload), as_json=as_json)
             upcoming = seq + 1
         sys.stdout.flush()
