@@ -1,0 +1,1 @@
+"""Programs of one file each, which an auditor takes to a machine that has no agentwatch."""
