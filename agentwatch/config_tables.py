@@ -1,7 +1,7 @@
 """The tables of the configuration file, ``[tls]``, ``[log]`` and so on: one frozen value each, checked key by key.
 
-``TABLES`` names each table's type. A type's fields are its keys, their defaults the defaults; ``CHECKS`` has what a key takes.
-Unknown keys are errors.
+``TABLES`` names each table's type. A type's fields are its keys, their defaults the defaults; ``CHECKS`` has what a key
+takes. Unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class LogConfig:
     ``disk_full``: ``wait`` (records wait in memory, then events in the ring, then losses are counted), ``hold`` (agents
     wait as well), ``drop-oldest`` (the oldest sealed segment that nobody holds makes room), ``stop`` (the recorder says
     so in the log and ends). ``keep_days``, ``keep_bytes``: what is older or more is pruned; 0: never.
-    ``post_quantum``: checkpoints are signed with ML-DSA-44 as well. ``timestamp_url``: an RFC 3161 authority that stamps a
-    checkpoint each hour; ``timestamp_roots``: PEM certificates to check its answers with.
+    ``post_quantum``: checkpoints are signed with ML-DSA-44 as well. ``timestamp_url``: an RFC 3161 authority that
+    stamps a checkpoint each hour; ``timestamp_roots``: PEM certificates to check its answers with.
     """
 
     disk_full: str = "wait"
@@ -81,8 +81,8 @@ class SecretsConfig:
 class PushConfig:
     """The ``[push]`` table: the collector that checkpoints go to, and the records if ``records``.
 
-    ``to`` is HOST:PORT, ``ca`` the PEM certificates that the collector's must come from, ``cert`` and ``key`` this host's.
-    ``collector_key``: the vkey that the collector cosigns with.
+    ``to`` is HOST:PORT, ``ca`` the PEM certificates that the collector's must come from, ``cert`` and ``key`` this
+    host's. ``collector_key``: the vkey that the collector cosigns with.
     """
 
     to: str | None = None
@@ -97,8 +97,9 @@ class PushConfig:
 class CollectorConfig:
     """The ``[collector]`` table, on the host that collects.
 
-    ``listen`` is ADDRESS:PORT; ``ca`` the PEM certificates that hosts' must come from; ``cert`` and ``key`` its own. Its own
-    log is in ``log_dir``, hosts' logs are under ``hosts_dir``. A host that says nothing for ``silent_seconds`` raises an alarm.
+    ``listen`` is ADDRESS:PORT; ``ca`` the PEM certificates that hosts' must come from; ``cert`` and ``key`` its own.
+    Its own log is in ``log_dir``, hosts' logs are under ``hosts_dir``. A host that says nothing for ``silent_seconds``
+    raises an alarm.
     """
 
     listen: str | None = None

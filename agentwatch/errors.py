@@ -8,6 +8,7 @@ The tree, with the exit status of a command that ends with it (the numbers are t
     ├── NotFoundError         66  a session, a record or a file that was asked for does not exist
     ├── LogError              65  the log cannot be read or written as it is
     │   └── SegmentDamaged    65  bytes in a segment are not what was written
+    │       └── RecordsPruned 65  nothing is damaged: the records were removed on purpose
     ├── StoreError            74  an input or output error below the log or the index (disk full, EIO)
     ├── BusyError             75  another process holds what is needed (a second recorder, a second indexer)
     └── KernelError           69  the kernel lacks or refuses something
@@ -63,6 +64,14 @@ class SegmentDamaged(LogError):
         self.path = path
         self.offset = offset
         self.seq = seq
+
+
+class RecordsPruned(SegmentDamaged):
+    """Records were removed on purpose, as a ``prune`` record says: ``seq`` to ``next_seq - 1``."""
+
+    def __init__(self, message: str, *, path: str, seq: int, next_seq: int) -> None:
+        super().__init__(message, path=path, offset=0, seq=seq)
+        self.next_seq = next_seq
 
 
 class StoreError(AgentwatchError):

@@ -31,14 +31,18 @@ from agentwatch.accounting import Ledger
 from agentwatch.canary import Canary
 from agentwatch.canary_run import CanaryRun
 from agentwatch.errors import BusyError, PrivilegeError, StoreError
+from agentwatch.journal import Journal
 from agentwatch.kernel import abi, counters, holding, pins
 from agentwatch.kernel.interest import InterestMaps
 from agentwatch.kernel.ring import Ring
 from agentwatch.libraries import Libraries
+from agentwatch.log import folder
 from agentwatch.log.reader import LogReader
-from agentwatch.log.writer import LogWriter
 from agentwatch.observation.observer import Observer
-from agentwatch.records.encoding import Record, decode, encode
+from agentwatch.records.encoding import Record, decode, text
+from agentwatch.requests.desk import Desk
+from agentwatch.requests.place import prepare_run_dir
+from agentwatch.upkeep import Upkeep
 from agentwatch.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -67,21 +71,6 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.005, 0.04
 MODEST_NICE, URGENT_NICE = 10, 0
 """While the ring has room the work that is watched goes first; above URGENT_FILL the recorder takes its share."""
 URGENT_FILL, MODEST_FILL = 1 / 4, 1 / 16
-CRITICAL_KINDS = frozenset(
-    {
-        "session_start",
-        "session_end",
-        "gap",
-        "fault",
-        "observer_start",
-        "observer_stop",
-        "probe_attach",
-        "probe_detach",
-        "canary_missed",
-        "canary_seen",
-        "clock_step",
-    }
-)
 
 
 class Recorder:
@@ -101,7 +90,12 @@ class Recorder:
         self._ring_fd = pins.open_map(config, "ring")
         self._counters_fd = pins.open_map(config, "counters")
         self._ring = Ring(self._ring_fd)
-        self._writer = LogWriter(config.log_dir, reader_gid=config.reader_gid())
+        host = socket.gethostname()
+        self._journal = Journal(config, host, self._envelope)
+        self._upkeep = Upkeep(config, self._journal, self._envelope)
+        self._journal.make_room = self._upkeep.make_room
+        prepare_run_dir(config.run_dir, config.reader_gid())
+        self._desk = Desk(config, self._write_down)
         self._losses_fd = pins.open_map(config, "losses")
         self._stopped_fd = pins.open_map(config, "stopped")
         self._interest = InterestMaps(config)
@@ -113,20 +107,27 @@ class Recorder:
         """Where in the log records of events at and after the saved position may begin."""
         self._saved_position = -1
         self._nice = URGENT_NICE
-        self._fault: str | None = None
-        """Why the log could not be written at the last try."""
+        self._holding_all = False
+        """Whether every agent waits because the disk is full."""
         self._saved_at = self._save_cost = self._ticked_at = self._beat_at = self._watched_at = 0
         self._canary = Canary(_boottime())
-        self._observer = self._resume()
+        self._observer = self._resume(host)
         self._canary_run = CanaryRun(config, self._canary)
+
+    def _envelope(self, kind: str) -> Record:
+        return self._observer.envelope(kind)
+
+    def _write_down(self, kind: str, fields: dict[str, Any]) -> int:
+        """Record what somebody asked for; return the record's number."""
+        return self._journal.append(self._envelope(kind) | fields)
 
     # -- starting
 
-    def _resume(self) -> Observer:
+    def _resume(self, host: str) -> Observer:
         saved, problem = state.load(self.config.run_dir, self._ring_name)
         if saved is None:
             self._interest.clear()
-            observer = Observer(self.config, socket.gethostname(), self._loaded.boot_id)
+            observer = Observer(self.config, host, self._loaded.boot_id)
             self._begin(observer, None, resumed=False)
             if problem is not None:
                 self._append(self._gap(observer, "state-lost", problem))
@@ -145,6 +146,7 @@ class Recorder:
             for session in observer.tracker.live():
                 self._hold_if_asked(session.agent, session.cgroup_id)
             self._search_from = saved.seq
+            self._journal.numbers.update(saved.numbers)
             self._find_what_is_logged(saved.seq)
             self._begin(observer, saved.memory, resumed=True)
             for record in steps:
@@ -152,29 +154,39 @@ class Recorder:
         return observer
 
     def _begin(self, observer: Observer, memory: Memory | None, *, resumed: bool) -> None:
-        if self._writer.torn_bytes and not resumed:  # else the events are still in the ring and give the records again
-            detail = f"{self._writer.torn_bytes} bytes of an unfinished write were cut off the log and kept beside it"
-            self._append(self._gap(observer, "torn-tail", detail, length=self._writer.torn_bytes))
-        for damage in self._writer.damage:
-            self._append(self._gap(observer, "log-damaged", str(damage)))
+        signed, torn_bytes = self._journal.signed, self._journal.writer.torn_bytes
         path = self.config.path
         content = path.read_bytes() if path is not None else b""
+        digest = hashlib.sha256(content).hexdigest()
         fields = {
             "version": __version__,
-            "config_sha256": hashlib.sha256(content).hexdigest(),
+            "config_sha256": digest,
             "probe_mode": self._loaded.probe_mode,
             "resumed": resumed,
-            "torn_bytes": self._writer.torn_bytes,
+            "torn_bytes": torn_bytes,
         }
         self._append(observer.envelope("observer_start") | fields)
+        fields = {"path": None if path is None else str(path), "sha256": digest, "text": text(content)}
+        self._append(observer.envelope("config") | fields)
+        if signed.set_aside is not None:
+            detail = f"{signed.set_aside.why}; it is in {signed.set_aside.path}, and this log begins anew"
+            self._append(self._gap(observer, "log-set-aside", detail))
+        if torn_bytes and not resumed:  # else the events are still in the ring and give the records again
+            detail = f"{torn_bytes} bytes of an unfinished write were cut off the log and kept beside it"
+            self._append(self._gap(observer, "torn-tail", detail, length=torn_bytes))
+        for damage in signed.writer.damage:
+            self._append(self._gap(observer, "log-damaged", str(damage)))
         self._watchdog = Watchdog(self.config, self._loaded, memory)
         for kind, told in self._watchdog.begin(_boottime(), max(0, self._loaded.loaded_at - observer.clock_offset)):
             self._append(observer.envelope(kind) | told)
 
     def _find_what_is_logged(self, seq: int) -> None:
-        """Find the last event of which the log has records, and how many it has."""
-        for _, payload in LogReader(self.config.log_dir).records(seq):
-            position = decode(payload).get("event")
+        """Find the last event of which the log has records, how many it has, and the numbers within sessions."""
+        # What is damaged there was declared when the log was opened.
+        for _, payload in LogReader(self.config.log_dir).records(seq, on_damage=lambda _: None):
+            record = decode(payload)
+            self._journal.seen(record)
+            position = record.get("event")
             if position is None or position < self._skip_position:
                 continue
             self._skip_count = self._skip_count + 1 if position == self._skip_position else 1
@@ -184,29 +196,36 @@ class Recorder:
 
     def run(self, should_stop: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Record until ``should_stop``; then read what the ring still has, and say goodbye in the log."""
-        self._writer.commit()  # a log that cannot be written at the start is an error, not something to wait out
+        self._journal.signed.sign()  # a log that cannot be written at the start is an error, not something to wait out
         self._save(time.monotonic_ns())
         on_ready()
         wait = SHORTEST_WAIT
-        while not should_stop():
+        while not should_stop() and not self._journal.must_stop:
             busy = self._step()
             wait = SHORTEST_WAIT if busy else min(wait * 2, LONGEST_WAIT)
             if not busy:
                 self._ring.wait(wait)
         self._canary_run.close()
-        while self._step():
+        while not self._journal.full and self._step():
             pass
         self._tick(force=True)
-        self._append(self._observer.envelope("observer_stop") | {"version": __version__})
-        self._writer.commit()
-        self._save(time.monotonic_ns())
+        full = self._journal.must_stop
+        if self._journal.farewell(lambda: self._observer.envelope("observer_stop") | {"version": __version__}):
+            self._desk.answer(self._journal.writer.durable_seq)
+            self._save(time.monotonic_ns())
+        if full:
+            raise StoreError(
+                f"the disk of {self.config.log_dir} is full, and disk_full = 'stop': make space, start again"
+            )
 
     def close(self) -> None:
         """Close everything; the log is whole."""
         self._canary_run.close()
         self._libraries.close()
         self._watchdog.close()
-        self._writer.close()
+        self._desk.close()
+        self._upkeep.close()
+        self._journal.close()
         self._ring.close()
         self._interest.close()
         for descriptor in (self._ring_fd, self._counters_fd, self._losses_fd, self._stopped_fd, self._lock):
@@ -215,7 +234,7 @@ class Recorder:
     def _step(self) -> bool:
         """Read one batch and do what is due; whether there was anything to read."""
         self._yield_or_hurry()
-        batch = self._ring.read(BATCH_BYTES)
+        batch = self._ring.read(0 if self._journal.crowded else BATCH_BYTES)
         for position, data in batch.events:
             records = self._records_of(position, data)
             if position <= self._skip_position:
@@ -225,11 +244,14 @@ class Recorder:
         now = time.monotonic_ns()
         if self._observer.flows.verdicts:
             self._tell_verdicts()
-        committed = self._commit(now)
+        self._desk.take(self._journal.fault)
+        committed = self._journal.commit(now)
+        self._desk.answer(self._journal.writer.durable_seq)
+        self._journal.signed.tick(now)
         if now - self._ticked_at >= TICK_NS:
             self._tick()
         due = committed and (self._canary_run.wants_save or self._save_is_due(now))
-        if due and self._commit(now, everything=True):
+        if due and self._journal.commit(now, everything=True):
             self._save(now)
         return bool(batch.events)
 
@@ -247,27 +269,6 @@ class Recorder:
         if wanted != self._nice:
             self._nice = wanted
             os.setpriority(os.PRIO_PROCESS, 0, wanted)
-
-    def _commit(self, now: int, *, everything: bool = False) -> bool:
-        """Commit what is due, or everything.
-
-        A disk that refuses (full, EIO) is waited for: the records stay in memory, and their events in the ring.
-        """
-        try:
-            if everything:
-                self._writer.commit()
-            else:
-                self._writer.commit_if_due(now)
-        except StoreError as e:
-            if self._fault != str(e):
-                log.error("%s", e)  # noqa: TRY400 -- said once; a traceback tells an operator nothing
-            self._fault = str(e)
-            return False
-        self._fault = None
-        while self._writer.faults:
-            fault = self._writer.faults.popleft()
-            self._append(self._observer.envelope("fault") | fault._asdict() | {"path": str(fault.path)})
-        return True
 
     def _records_of(self, position: int, data: bytes) -> list[Record]:
         event = abi.decode(data)
@@ -292,15 +293,27 @@ class Recorder:
         return records[self._skip_count :] if position == self._skip_position else []
 
     def _append(self, record: Record) -> None:
-        kind = record["kind"]
-        if kind == "session_start":
+        if record["kind"] == "session_start":
             self._hold_if_asked(record["agent"], record["cgroup_id"])
-        self._writer.append(encode(record), critical=kind in CRITICAL_KINDS)
+        self._journal.append(record)
 
     def _hold_if_asked(self, agent: str, cgroup_id: int) -> None:
         # agentwatch run does it before the first process; this is for cgroups that something else makes.
-        if agent in self._held:
+        if agent in self._held or self._holding_all:
             holding.hold(self.config, cgroup_id)
+
+    def _hold_all(self, *, wanted: bool) -> None:
+        """Let every agent wait while the disk is full, if the configuration says so."""
+        if wanted == self._holding_all:
+            return
+        self._holding_all = wanted
+        for session in self._observer.tracker.live():
+            if wanted:
+                holding.hold(self.config, session.cgroup_id)
+            elif session.agent not in self._held:
+                holding.pass_on(self.config, session.cgroup_id)
+        if not wanted:
+            holding.release(self._stopped_fd)
 
     def _tick(self, *, force: bool = False) -> None:
         self._ticked_at = now = time.monotonic_ns()
@@ -318,7 +331,9 @@ class Recorder:
         for missing in self._ledger.settle(account, counters.losses(self._losses_fd), drained=drained):
             for record in self._observer.lost(missing):
                 self._append(record)
-        if self._held and self._ring.fill < MODEST_FILL * self._ring.size:
+        self._upkeep.tick()
+        self._hold_all(wanted=self._journal.holds_agents)
+        if (self._held or self._holding_all) and self._ring.fill < MODEST_FILL * self._ring.size:
             holding.release(self._stopped_fd)
         self._write_status(account)
         if now - self._beat_at >= HEARTBEAT_NS or force:
@@ -326,7 +341,8 @@ class Recorder:
             total = counters.total(account)
             fields = {"seen": total.seen, "submitted": total.submitted, "received": self._ledger.received}
             canary = {"sent": self._canary.sent, "seen": self._canary.seen, "last": self._canary.last}
-            self._append(self._observer.envelope("heartbeat") | {"counters": fields, "canary": canary})
+            beat = {"monotonic": now, "counters": fields, "canary": canary}
+            self._append(self._observer.envelope("heartbeat") | beat)
 
     def _look_after_ourselves(self, now: int) -> None:
         """Do what the watchdog and the canary have to do."""
@@ -367,7 +383,7 @@ class Recorder:
         """Save the state, then give the ring's space back. The log must be committed up to here."""
         position = self._ring.position
         if position > self._skip_position:  # else what a recorder before us wrote of these events still lies behind it
-            self._search_from = self._writer.next_seq
+            self._search_from = self._journal.writer.next_seq
         state.save(
             self.config.run_dir,
             state.State(
@@ -378,6 +394,7 @@ class Recorder:
                 observer=self._observer,
                 canary=self._canary,
                 memory=self._watchdog.memory,
+                numbers=dict(self._journal.numbers),
             ),
         )
         self._ring.release(position)
@@ -400,17 +417,17 @@ class Recorder:
             "unaccounted": self._ledger.unaccounted,
             "counted_bytes": total.counted_bytes,
             "ring_position": self._ring.position,
-            "recorded": self._writer.durable_seq,
+            "recorded": self._journal.writer.durable_seq,
+            **self._upkeep.status,
+            "signed": signed.size if (signed := self._journal.signed.signed) else 0,
             "flows": len(self._observer.flows),
             "backlog_bytes": self._ring.backlog,
             "probe_mode": self._loaded.probe_mode,
-            "fault": self._fault,
+            "fault": self._journal.fault or self._journal.signed.fault,
             "detached": self._watchdog.detached,
             "canary": self._canary.status if self.config.canary_seconds else "off",
         }
-        temporary = self.config.run_dir / f"{STATUS_FILE}.tmp"
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(self.config.run_dir / STATUS_FILE)
+        folder.replace_file(self.config.run_dir / STATUS_FILE, json.dumps(content).encode(), mode=0o600, gid=-1)
 
 
 def _boottime() -> int:

@@ -44,6 +44,8 @@ class State:
     canary: Canary
     memory: Memory
     """What the watchdog expects."""
+    numbers: dict[str, int]
+    """The next ``session_seq`` of each session."""
 
 
 def save(run_dir: Path, state: State) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentwatch import config
+from agentwatch import config, config_tables
 from agentwatch.kernel import pins
 from agentwatch.kernel.uprobes import Uprobes
 from tests.kernel.fix_watch import SCANNED
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.kernel.fix_watch import Watch
 
 ROUNDS = 3
-FOLDERS = (tuple(str(folder) for folder in config.TlsConfig().scan), SCANNED)
+FOLDERS = (tuple(str(folder) for folder in config_tables.TlsConfig().scan), SCANNED)
 """What is looked through by default, and Debian's libraries alone."""
 
 

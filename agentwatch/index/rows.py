@@ -107,8 +107,8 @@ class Batch:
             handler(self, seq, time, session, record)
         if self._first_time is None:
             self._first_time = time
-        if kind != "gap" or record.get("cause") not in _FOUND_AT_START:
-            self._last_time = time
+        if kind != "epoch" and (kind != "gap" or record.get("cause") not in _FOUND_AT_START):
+            self._last_time = time  # of what was observed: keys may change before anybody looks
 
     def _begin_boot(self, seq: int, boot_id: str) -> None:
         # What ran before the host went down has ended, at the latest with the last record of that time.

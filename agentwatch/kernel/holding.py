@@ -38,6 +38,15 @@ def hold(config: Config, cgroup_id: int) -> None:
         os.close(policies)
 
 
+def pass_on(config: Config, cgroup_id: int) -> None:
+    """Hold a cgroup no longer. Raises ProbesNotLoaded."""
+    policies = pins.open_map(config, "policies")
+    try:
+        bpf.map_delete(policies, _CGROUP.pack(cgroup_id))
+    finally:
+        os.close(policies)
+
+
 def release(stopped: int) -> int:
     """Let the stopped processes go on, from the descriptor of a map of them; return how many there were."""
     found = [key for key, _ in bpf.map_items(stopped, _TGID.size, bpf.map_value_bytes(stopped), MAX_STOPPED)]

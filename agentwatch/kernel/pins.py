@@ -112,7 +112,9 @@ def write_status(config: Config, loaded: Loaded) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = config.run_dir / STATUS_FILE
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(loaded)), encoding="utf-8")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(loaded), file)
     temporary.replace(path)
 
 

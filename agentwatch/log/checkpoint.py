@@ -6,16 +6,16 @@ Text in, text out. The signatures are the note's (note.py); which keys must have
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import NamedTuple
 
 from agentwatch.log.merkle import HASH_BYTES
-from agentwatch.log.note import NoteError
+from agentwatch.log.note import MAX_SHORT_BYTES, SIZE, NoteError, decode_base64
 
 FILE = "checkpoint"
-_ORIGIN = re.compile(r"[A-Za-z0-9.-]+/agentwatch/[0-9a-f]{32}\Z")
-_SIZE = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
+MAX_HOST = MAX_SHORT_BYTES - len("/agentwatch/") - 32
+"""The longest host name in an origin: a longer one could not be signed with ML-DSA-44. What is over it is cut off."""
+_ORIGIN = re.compile(rf"[A-Za-z0-9.-]{{1,{MAX_HOST}}}/agentwatch/[0-9a-f]{{32}}\Z")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.-]")
 _LINES = 3
 
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
 
 def make_origin(host: str, log_id: bytes) -> str:
     """Return the origin of a log that begins on this host."""
-    return f"{_NOT_IN_A_NAME.sub('-', host) or '-'}/agentwatch/{log_id.hex()}"
+    return f"{_NOT_IN_A_NAME.sub('-', host)[:MAX_HOST] or '-'}/agentwatch/{log_id.hex()}"
 
 
 def parse_origin(line: str) -> str:
@@ -60,17 +60,14 @@ def log_id_of(origin: str) -> bytes:
 
 def parse_size(line: str) -> int:
     """Return a tree's size. Raises NoteError."""
-    if not _SIZE.match(line):
+    if not SIZE.match(line):
         raise NoteError(f"{line[:80]!r} is not the size of a tree")
     return int(line)
 
 
 def parse_root(line: str) -> bytes:
     """Return a root. Raises NoteError."""
-    try:
-        root = base64.b64decode(line, validate=True)
-    except (binascii.Error, ValueError) as e:
-        raise NoteError("the root is not base64") from e
+    root = decode_base64(line, "the root")
     if len(root) != HASH_BYTES:
         raise NoteError(f"the root has {len(root)} bytes, not {HASH_BYTES}")
     return root

@@ -1,7 +1,7 @@
 """Epochs: which key may sign for which records, from the identity of the host on. Format: docs/log-format.md.
 
-In: the payloads of ``epoch`` records with their sequence numbers, from files or from segments. Out: a chain, or what breaks it.
-Nothing here opens a file.
+In: the payloads of ``epoch`` records with their sequence numbers, from files or from segments. Out: a chain, or what
+breaks it. Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Certificate(NamedTuple):
         kinds = [key.kind for key in keys]
         if kinds not in ([note.ED25519], [note.ED25519, note.ML_DSA_44]) or any(k.name != origin for k in keys):
             raise NoteError("the keys of an epoch are one of Ed25519, then perhaps one of ML-DSA-44, named as the log")
+        if parsed.text != text:
+            raise NoteError("a certificate has nothing but its lines in it")
         return parsed
 
 
@@ -83,27 +85,34 @@ def identity_name(origin: str) -> str:
 
 def parse(seq: int, payload: bytes) -> Epoch:
     """Return the epoch of a stored record. Raises NoteError if it is not an ``epoch`` record as it should be."""
-    try:
-        record: Any = msgpack.unpackb(payload, raw=False, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException, RecursionError) as e:
-        raise NoteError("an epoch's record is not msgpack") from e
-    if not isinstance(record, dict) or record.get("kind") != KIND or not isinstance(record.get("certificate"), str):
+    record = _unpack(payload)
+    if record.get("kind") != KIND or not isinstance(record.get("certificate"), str):
         raise NoteError("an epoch's record has no certificate")
     signed = note.parse(record["certificate"])
-    return Epoch(seq, payload, Certificate.parse(signed.text), signed)
+    certificate = Certificate.parse(signed.text)
+    if record.get("number") != certificate.number:
+        raise NoteError(f"the record says epoch {record.get('number')!r}, its certificate epoch {certificate.number}")
+    return Epoch(seq, payload, certificate, signed)
 
 
 def looks_like(payload: bytes) -> bool:
     """Tell cheaply whether a record can be an ``epoch`` record. What an agent wrote into a record may look so too."""
-    return CERTIFICATE.encode() in payload and _kind_of(payload) == KIND
+    if CERTIFICATE.encode() not in payload:
+        return False
+    try:
+        return bool(_unpack(payload).get("kind") == KIND)
+    except NoteError:
+        return False
 
 
-def _kind_of(payload: bytes) -> object:
+def _unpack(payload: bytes) -> dict[Any, Any]:
     try:
         record = msgpack.unpackb(payload, raw=False, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException, RecursionError):
-        return None
-    return record.get("kind") if isinstance(record, dict) else None
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as e:  # TypeError: a map as a key of a map
+        raise NoteError("an epoch's record is not msgpack") from e
+    if not isinstance(record, dict):
+        raise NoteError("an epoch's record is not a map")
+    return record
 
 
 class BrokenChainError(NoteError):
@@ -137,9 +146,11 @@ class Chain:
             raise BrokenChainError(
                 since, f"record {epoch.seq} should begin epoch {number}, and its certificate is for something else"
             )
+        if epoch.seq < since:
+            raise BrokenChainError(since, f"record {epoch.seq} begins epoch {number}, and is before epoch {number - 1}")
         if self.epochs and certificate.origin != self.origin:
             raise BrokenChainError(since, f"the certificate in record {epoch.seq} is of the log {certificate.origin}")
-        if not self.epochs and self.identity.name != identity_name(certificate.origin):
+        if not self.epochs and self.identity[:2] != (identity_name(certificate.origin), note.ED25519):
             raise BrokenChainError(since, f"the log {certificate.origin} is not that of {self.identity.name}")
         try:
             note.verify(epoch.signed, keys)

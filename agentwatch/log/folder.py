@@ -1,7 +1,7 @@
 """The log as a folder of files: which segments there are, in order, and the log's id.
 
-A folder may hold more than segments: ``writer.lock``, what recovery kept aside, and later Merkle tiles,
-checkpoints and compressed segments. Only names that are exactly a segment's name are segments.
+A folder may hold more than segments: ``writer.lock``, what recovery kept aside, Merkle tiles, checkpoints. Only names
+that are exactly a segment's name are segments.
 """
 
 from __future__ import annotations
@@ -11,38 +11,53 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgpack
+
 from agentwatch.errors import AgentwatchError, LogError, NotFoundError, PrivilegeError, StoreError
 from agentwatch.log import segment
+from agentwatch.log.compressed import Compressed
+from agentwatch.log.source import Plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from agentwatch.log.source import Source
+
 LOCK_NAME = "writer.lock"
+PRUNED = "pruned"
+PRUNE = "prune"
 TORN = "torn"
 """Kept aside at opening: what a crash left of a write."""
 UNSYNCED = "unsynced"
 """Kept aside while running: a segment of which no record was acknowledged because the disk failed it."""
 
 _ASIDE = re.compile(rf"[0-9]{{20}}\.segment\.({TORN}|{UNSYNCED})(\.[0-9]+)?\Z")
+_TEMPORARY = re.compile(r"\..+\.new\Z")
 
 
 class SegmentFile(NamedTuple):
-    """A segment by its name."""
+    """A segment by its name; it may be compressed, ``open_source`` knows."""
 
     first_seq: int
     path: Path
 
 
 def list_segments(log_dir: Path) -> list[SegmentFile]:
-    """Return the segments in order. Raises NotFoundError, PrivilegeError, StoreError."""
+    """Return the segments in order. Raises NotFoundError, PrivilegeError, StoreError.
+
+    Where a segment is there both as it was written and compressed, it is the former that counts.
+    """
     try:
         names = [path.name for path in log_dir.iterdir()]
     except FileNotFoundError as e:
         raise NotFoundError(f"there is no log at {log_dir}; the recorder makes it (agentwatch record)") from e
     except OSError as e:
         raise failure(e, f"cannot list the log {log_dir}") from e
-    found = [SegmentFile(first, log_dir / name) for name in names if (first := segment.parse_name(name)) is not None]
-    return sorted(found)
+    # Names sort so that the plain one is the first of both; from the last on, it replaces the other.
+    found = {
+        first: log_dir / name for name in sorted(names, reverse=True) if (first := segment.parse_name(name)) is not None
+    }
+    return [SegmentFile(first, found[first]) for first in sorted(found)]
 
 
 def is_aside(name: str) -> bool:
@@ -50,8 +65,38 @@ def is_aside(name: str) -> bool:
     return _ASIDE.match(name) is not None
 
 
+def is_temporary(name: str) -> bool:
+    """Tell whether a file name is one that ``temporary_path`` gives: a file that was not finished."""
+    return _TEMPORARY.match(name) is not None
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name that a file has until it is whole."""
+    return path.with_name(f".{path.name}.new")
+
+
+def open_source(path: Path) -> Source:
+    """Open a segment, plain or compressed. Raises FileNotFoundError if it is gone, else as ``failure`` says.
+
+    One that was compressed since it was listed is opened all the same: its bytes are the same, too.
+    """
+    first_seq = segment.parse_name(path.name) or 0
+    try:
+        fd = open_segment(path)
+    except FileNotFoundError:
+        if segment.is_compressed(path.name):
+            raise
+        path = path.with_name(path.name + segment.COMPRESSED)
+        fd = open_segment(path)
+    try:
+        return Compressed(fd, first_seq) if segment.is_compressed(path.name) else Plain(fd)
+    except OSError as e:
+        os.close(fd)
+        raise failure(e, f"cannot read the segment {path}") from e
+
+
 def open_segment(path: Path) -> int:
-    """Return a file descriptor for reading. Raises FileNotFoundError if it is gone, else as ``failure`` says."""
+    """Return a file descriptor for the file as it is. Raises FileNotFoundError if it is gone, else as ``failure``."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -68,15 +113,15 @@ def find_log_id(segments: list[SegmentFile]) -> bytes | None:
     claimed: bytes | None = None
     for item in segments:
         try:
-            fd = open_segment(item.path)
+            source = open_source(item.path)
         except FileNotFoundError:
             continue
         try:
-            head = os.pread(fd, segment.HEADER_BYTES, 0)
+            head = source.pread(segment.HEADER_BYTES, 0)
         except OSError as e:
             raise failure(e, f"cannot read the segment {item.path}") from e
         finally:
-            os.close(fd)
+            source.close()
         try:
             return segment.Header.parse(head).log_id
         except segment.UnsupportedVersionError as e:
@@ -91,7 +136,7 @@ def replace_file(path: Path, data: bytes, *, mode: int, gid: int, durable: bool 
 
     ``durable``: its content is on disk before it has its name; the name itself is when the folder is fsynced.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = temporary_path(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.fchown(fd, -1, gid)
@@ -104,6 +149,46 @@ def replace_file(path: Path, data: bytes, *, mode: int, gid: int, durable: bool 
     finally:
         os.close(fd)
     temporary.replace(path)
+
+
+def read_pruned(log_dir: Path) -> list[tuple[int, int]]:
+    """Return the ranges [first, next) of records that were pruned, as the copy of the newest ``prune`` record says.
+
+    It is a copy for convenience: ``verify`` goes by the record itself. Raises LogError if it is none, PrivilegeError.
+    """
+    path = log_dir / PRUNED
+    try:
+        return pruned_ranges(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise failure(e, f"cannot read what was pruned ({path})") from e
+    except ValueError as e:
+        raise LogError(
+            f"{path} is not a copy of a prune record; agentwatch verify says whether the log is whole"
+        ) from e
+
+
+def write_pruned(log_dir: Path, payload: bytes, *, reader_gid: int | None) -> None:
+    """Keep a copy of the newest ``prune`` record, durably. Raises OSError."""
+    mode, gid = (0o600, -1) if reader_gid is None else (0o640, reader_gid)
+    replace_file(log_dir / PRUNED, payload, mode=mode, gid=gid, durable=True)
+    fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def pruned_ranges(payload: bytes) -> list[tuple[int, int]]:
+    """Return the ranges that a ``prune`` record names. Raises ValueError if it is none."""
+    try:
+        record = msgpack.unpackb(payload, strict_map_key=False)
+        if record["kind"] != PRUNE:
+            raise ValueError(f"it is of the kind {record['kind']!r}")
+        return [(int(first), int(end)) for first, end in record["pruned"]]
+    except (KeyError, TypeError, msgpack.UnpackException, RecursionError) as e:
+        raise ValueError("it is not a prune record") from e
 
 
 def unsupported(path: Path, error: segment.UnsupportedVersionError) -> LogError:

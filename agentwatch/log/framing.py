@@ -1,17 +1,18 @@
-"""Check a whole log: framing, checksums, and that the records are there from the first to the last.
+"""Check the framing of a log: checksums, and that records are there from the first to the last.
 
-In: the log's folder. Out: a Report. Every byte of every segment is read. What a Report cannot say until there are
-signed checkpoints: that the log was not cut at its end between two records, or replaced as a whole.
+In: the log's folder, or one segment of it. Out: a Report. Every byte of a segment is read. Framing finds accidents;
+whether the records are those that were signed, the tree tells (verify.py).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.log import folder, scan, segment
+from agentwatch.log.compressed import Compressed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,8 @@ MAX_PROBLEMS = 1000
 
 Progress = Callable[[int, int], None]
 """Called with the bytes checked and the bytes there are."""
+OnRecords = Callable[[int, list[bytes]], None]
+"""Called with the first sequence number and the payloads of consecutive records."""
 
 
 class Problem(NamedTuple):
@@ -40,7 +43,7 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class Report:
-    """What ``verify`` found.
+    """What was found.
 
     ``torn`` is an end that is not whole, as a crash leaves it, or as a writer that is in the middle of a write does:
     not damage. ``superseded_bytes`` lie behind the point where a later segment took over after a fault of the disk.
@@ -77,54 +80,63 @@ class Report:
             self.problems.append(problem)
 
 
-def verify(log_dir: Path, progress: Progress | None = None) -> Report:
-    """Check the log. Raises NotFoundError, PrivilegeError, StoreError where it cannot be read at all.
+def check(log_dir: Path, progress: Progress | None = None) -> Report:
+    """Check the framing of the whole log. Raises NotFoundError, PrivilegeError, StoreError where it cannot be read.
 
     A log that is being written to is checked to where it ends when the check comes there.
     """
     report = Report(log_dir)
     segments = folder.list_segments(log_dir)
-    _other_files(report)
+    other_files(report)
     log_id = folder.find_log_id(segments)
-    total = sum(_size(item.path) for item in segments)
-    for number, item in enumerate(segments):
-        following = segments[number + 1] if number + 1 < len(segments) else None
+    total = sum(size_of(item.path) for item in segments)
+    for item, following in zip_longest(segments, segments[1:]):
         if item.first_seq > report.next_seq:
-            how = "the segments before it are missing" if number == 0 else "a segment is missing before it"
-            report.add(Problem(item.path, 0, report.next_seq, item.first_seq, how))
-        _check_segment(report, item, following, log_id, lambda done: progress and progress(done, total))
+            missing_before(report, item)
+        check_segment(report, item, following, log_id)
+        if progress is not None:
+            progress(report.bytes, total)
     return report
 
 
-def _check_segment(
+def missing_before(report: Report, item: folder.SegmentFile) -> None:
+    """Note that the records between what was checked and this segment are not there."""
+    how = "a segment is missing before it" if report.segments else "the segments before it are missing"
+    report.add(Problem(item.path, 0, report.next_seq, item.first_seq, how))
+
+
+def check_segment(
     report: Report,
     item: folder.SegmentFile,
     following: folder.SegmentFile | None,
     log_id: bytes | None,
-    progress: Callable[[int], object],
+    on_records: OnRecords | None = None,
 ) -> None:
-    before = report.bytes
+    """Check one segment and add what it is like to the report; ``on_records`` is called with all that is in it."""
     report.segments += 1
     report.next_seq = item.first_seq
-    fd = folder.open_segment(item.path)
+    source = folder.open_source(item.path)
     try:
-        for event in scan.walk(fd, log_id, item.first_seq, stop=following.first_seq if following else None):
+        for event in scan.walk(source, log_id, item.first_seq, stop=following.first_seq if following else None):
             if isinstance(event, scan.Records):
                 report.records += len(event.payloads)
                 report.next_seq = event.seq + len(event.payloads)
+                if on_records is not None:
+                    on_records(event.seq, event.payloads)
             elif isinstance(event, scan.Damage):
                 report.add(Problem(item.path, event.offset, event.seq, event.next_seq, event.how))
                 report.next_seq = event.next_seq
             else:
                 _judge_tail(report, item, following, event)
-                report.bytes = before + event.offset + event.length
-            progress(max(report.bytes, before + event.offset))
+        if isinstance(source, Compressed) and log_id is not None and (wrong := source.wrong_hint(log_id)):
+            report.add(Problem(item.path, 0, item.first_seq, item.first_seq, wrong))
+        report.bytes += size_of(item.path)
     except segment.UnsupportedVersionError as e:
         raise folder.unsupported(item.path, e) from e
     except OSError as e:
         raise folder.failure(e, f"cannot read the segment {item.path}") from e
     finally:
-        os.close(fd)
+        source.close()
 
 
 def _judge_tail(
@@ -143,18 +155,26 @@ def _judge_tail(
         report.torn_bytes = tail.length
 
 
-def _other_files(report: Report) -> None:
+PARTS = frozenset({folder.LOCK_NAME, "tile", "epochs", "anchors", "identity", "checkpoint", "holds", folder.PRUNED})
+"""What else a log consists of (docs/log-format.md)."""
+
+
+def other_files(report: Report) -> None:
+    """Note what is in the folder and no part of the log."""
     for path in sorted(report.log_dir.iterdir()):
-        if segment.parse_name(path.name) is not None or path.name == folder.LOCK_NAME:
+        if segment.parse_name(path.name) is not None or path.name in PARTS or folder.is_temporary(path.name):
             continue
-        if folder.is_aside(path.name):
+        if folder.is_aside(path.name) or path.name.startswith("broken-"):
             report.aside.append(path)
         else:
             report.foreign.append(path)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the size of a file. Raises as ``folder.failure`` says; 0 if it is gone."""
     try:
         return path.stat().st_size
+    except FileNotFoundError:
+        return 0
     except OSError as e:
         raise folder.failure(e, f"cannot read the segment {path}") from e

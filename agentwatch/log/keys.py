@@ -21,7 +21,7 @@ import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentwatch.errors import LogError, PrivilegeError
-from agentwatch.log import folder, note
+from agentwatch.log import checkpoint, folder, note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,10 @@ class KeyFolder:
     def __init__(self, path: Path) -> None:
         """Make the folder where there is none. Raises OSError too."""
         self.path = path
-        path.mkdir(0o700, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(0o700, parents=True)
+            path.chmod(0o700)  # not by umask
+            _sync(path.parent)
         self._refuse_open(path, path.lstat())
 
     def load(self, name: str = CURRENT) -> EpochKeys | None:
@@ -93,7 +96,7 @@ class KeyFolder:
         """
         self._overwrite(CURRENT)
         (self.path / NEXT).rename(self.path / CURRENT)
-        self._sync()
+        _sync(self.path)
 
     def discard_next(self) -> None:
         """Forget keys that never began an epoch."""
@@ -105,7 +108,7 @@ class KeyFolder:
         for name in (CURRENT, NEXT):
             self._overwrite(name)
             (self.path / name).unlink(missing_ok=True)
-        self._sync()
+        _sync(self.path)
 
     def secret(self, name: str) -> bytes:
         """Return 32 random bytes that stay the same: of the file ``name``, made when they are first asked for."""
@@ -128,23 +131,18 @@ class KeyFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         folder.replace_file(self.path / name, content, mode=0o600, gid=os.getegid(), durable=True)
-        self._sync()
+        _sync(self.path)
 
     def _overwrite(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                os.pwrite(fd, bytes(os.fstat(fd).st_size), 0)
+                size, done = os.fstat(fd).st_size, 0
+                while done < size:
+                    done += os.pwrite(fd, bytes(size - done), done)
                 os.fdatasync(fd)
             finally:
                 os.close(fd)
-
-    def _sync(self) -> None:
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def _refuse_open(self, path: Path, status: os.stat_result) -> None:
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
@@ -152,6 +150,14 @@ class KeyFolder:
                 f"{path} can be opened by others than user {os.geteuid()}: keys in it are no secret. "
                 f"Find out who could, then remove {self.path}: the log begins anew with a new identity"
             )
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _pack(keys: EpochKeys) -> bytes:
@@ -169,8 +175,19 @@ def _unpack(path: Path, content: bytes) -> EpochKeys | None:
         fields: dict[str, Any] = json.loads(content)
         for name in ("ed25519", "ml_dsa_44"):
             fields[name] = None if fields[name] is None else base64.b64decode(fields[name], validate=True)
-        return EpochKeys(**fields)
+        return _checked(EpochKeys(**fields))
     except (ValueError, TypeError, KeyError, binascii.Error) as e:
         raise LogError(
             f"{path} is not a key file of a log; move it away: the log begins anew with a new identity"
         ) from e
+
+
+def _checked(keys: EpochKeys) -> EpochKeys:
+    # Raises ValueError, of which NoteError is one, for what would fail later, where nobody expects it to.
+    checkpoint.parse_origin(keys.origin)
+    numbers = (keys.number, keys.seq, keys.began_ns)
+    if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(keys.boot_id, str):
+        raise ValueError("a number is none")
+    if any(seed is not None and len(seed) != SEED_BYTES for seed in keys[-2:]) or keys.ed25519 is None:
+        raise ValueError("a key is none")
+    return keys

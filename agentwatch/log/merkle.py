@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HASH_BYTES = 32
 HashReader = Callable[[int, int], bytes]
-"""``read(level, index)`` is the root of the complete subtree of leaves index * 2**level to (index + 1) * 2**level - 1."""
+"""``read(level, index)`` is the root of the complete subtree of the 2**level leaves from index * 2**level on."""
 
 _sha256 = hashlib.sha256
 EMPTY_ROOT = _sha256(b"").digest()
@@ -149,22 +149,10 @@ def root_from_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[byte
     """Return the root that the proof leads to. Raises ProofError where it cannot be a proof for this place."""
     if not 0 <= index < size:
         raise ProofError(f"a tree of {size} leaves has no leaf {index}")
-    last, at = size - 1, index
+    _check_hashes([leaf, *proof])
     result = leaf
-    for sibling in proof:
-        if last == 0:
-            raise ProofError("the inclusion proof is too long")
-        if at & 1 or at == last:
-            result = node_hash(sibling, result)
-            while not at & 1 and at:
-                at >>= 1
-                last >>= 1
-        else:
-            result = node_hash(result, sibling)
-        at >>= 1
-        last >>= 1
-    if last:
-        raise ProofError("the inclusion proof is too short")
+    for sibling, on_left in _siblings(index, size - 1, proof):
+        result = node_hash(sibling, result) if on_left else node_hash(result, sibling)
     return result
 
 
@@ -181,39 +169,59 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pro
     """
     if not 0 <= old <= new:
         raise ProofError(f"a tree of {new} leaves does not begin with one of {old}")
+    _check_hashes([old_root, new_root, *proof])
+    if old == new and old_root != new_root:
+        raise ProofError(f"two trees of {old} leaves have different roots")
+    if old == 0 and old_root != EMPTY_ROOT:
+        raise ProofError("the root of the empty tree is that of another")
     if old in (0, new):
         if proof:
             raise ProofError("the consistency proof should be empty")
-        if old_root != (EMPTY_ROOT if old == 0 else new_root):
-            raise ProofError("two trees of the same size have different roots")
         return
-    hashes = [old_root, *proof] if old & (old - 1) == 0 else list(proof)
+    _verify_growth(old, old_root, new, new_root, proof)
+
+
+def _verify_growth(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> None:
+    # RFC 9162, section 2.1.4.2: from the subtree that ends the old tree, the last complete one, up to both roots.
+    complete = (old & -old).bit_length() - 1
+    hashes = [old_root, *proof] if old == 1 << complete else proof
     if not hashes:
         raise ProofError("the consistency proof is too short")
-    at, last = old - 1, new - 1
-    while at & 1:
-        at >>= 1
-        last >>= 1
     of_old = of_new = hashes[0]
-    for sibling in hashes[1:]:
-        if last == 0:
-            raise ProofError("the consistency proof is too long")
-        if at & 1 or at == last:
+    for sibling, on_left in _siblings((old - 1) >> complete, (new - 1) >> complete, hashes[1:]):
+        if on_left:
             of_old = node_hash(sibling, of_old)
             of_new = node_hash(sibling, of_new)
-            while not at & 1 and at:
-                at >>= 1
-                last >>= 1
         else:
             of_new = node_hash(of_new, sibling)
-        at >>= 1
-        last >>= 1
-    if last:
-        raise ProofError("the consistency proof is too short")
     if of_old != old_root:
         raise ProofError(f"the consistency proof is of another tree of {old} leaves")
     if of_new != new_root:
         raise ProofError(f"the consistency proof leads to another tree of {new} leaves")
+
+
+def _check_hashes(hashes: Iterable[bytes]) -> None:
+    # Bytes that moved from one hash to its neighbour would be hashed alike.
+    if any(len(digest) != HASH_BYTES for digest in hashes):
+        raise ProofError(f"every hash of a proof has {HASH_BYTES} bytes")
+
+
+def _siblings(at: int, last: int, proof: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    # The way up from node ``at`` of a level that ends with node ``last``: each hash of the proof, and whether it is on
+    # the left. A node without a sibling is its own parent: such levels have no hash.
+    for sibling in proof:
+        if last == 0:
+            raise ProofError("the proof is too long")
+        on_left = bool(at & 1) or at == last
+        yield sibling, on_left
+        if on_left:
+            while not at & 1 and at:
+                at >>= 1
+                last >>= 1
+        at >>= 1
+        last >>= 1
+    if last:
+        raise ProofError("the proof is too short")
 
 
 def _split(size: int) -> int:

@@ -1,8 +1,13 @@
 """Signed notes (https://c2sp.org/signed-note): a text and who signed it. Ed25519, and ML-DSA-44 beside it.
 
-Text in, text out; no files. A note means nothing before ``verify`` returned. What is signed differs by what the note is:
-a checkpoint's line of ML-DSA-44 or of a cosigner is over the structures of https://c2sp.org/tlog-cosignature, which name the
-tree; everything else is over the text itself.
+Text in, text out; no files. What always holds:
+
+* a note means nothing before ``verify`` returned;
+* a note, a key and a signature have one spelling: what was parsed gives back the same bytes, and no bit of a note whose
+  signers were all asked for can be changed without its being refused.
+
+What is signed differs by what the note is: a checkpoint's line of ML-DSA-44 or of a cosigner is over the structures of
+https://c2sp.org/tlog-cosignature, which name the tree; everything else is over the text itself.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 
+from agentwatch.log.merkle import HASH_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -30,9 +37,20 @@ MAX_NOTE_BYTES = 64 * 1024
 """Sixteen signatures, which everybody must take, are 53 KiB if all are ML-DSA-44."""
 KEY_ID_BYTES = 4
 
-_NAME = re.compile(r"[^\s+]+\Z")
-_SIGNATURE_LINE = re.compile("\N{EM DASH} ([^ +]+) ([A-Za-z0-9+/]+={0,2})\\Z")
+MAX_SHORT_BYTES = 255
+"""The longest name of a key, and origin of a log, that ML-DSA-44 signs: tlog-cosignature has a byte for the length."""
+MAX_MOMENT_S = 2**63 - 1
+"""The latest time that tlog-cosignature allows."""
+
+SIZE = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
+"""The size of a tree as a line."""
+
+_NAME = re.compile(r"[^\s+\x00-\x1f]+\Z")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_SIGNATURE_LINE = re.compile("\N{EM DASH} ([^\\s+]+) ([A-Za-z0-9+/]+={0,2})\\Z")
 _TIME = struct.Struct(">Q")
+_SUBTREE = b"subtree/v1\n\0"
+_CHECKPOINT_LINES = 3
 
 
 class NoteError(ValueError):
@@ -85,13 +103,13 @@ class Key(NamedTuple):
 
     @classmethod
     def parse(cls, vkey: str) -> Key:
-        """Return the key that a vkey names. Raises NoteError."""
+        """Return the key that a vkey names; white space around it is a file's. Raises NoteError."""
         name, _, rest = vkey.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
-        data = _decode(encoded, "a key")
-        if not _NAME.match(name) or not data or len(data) - 1 != KEY_BYTES.get(data[0]):
+        data = decode_base64(encoded, "a key")
+        if not data or len(data) - 1 != KEY_BYTES.get(data[0]):
             raise NoteError(f"{vkey[:80]!r} is not a vkey of Ed25519 or ML-DSA-44")
-        key = cls(name, data[0], data[1:])
+        key = cls(check_name(name), data[0], data[1:])
         if key.key_id.hex() != key_id:
             raise NoteError(f"the key id in the vkey of {name} is not that of its key: it was altered")
         return key
@@ -114,7 +132,7 @@ class Ed25519Signer:
     def __init__(self, name: str, private: bytes) -> None:
         """``private``: the 32 bytes of the seed."""
         self._private = Ed25519PrivateKey.from_private_bytes(private)
-        self.key = Key(name, ED25519, self._private.public_key().public_bytes_raw())
+        self.key = Key(check_name(name), ED25519, self._private.public_key().public_bytes_raw())
 
     def sign(self, text: str, moment_s: int) -> Signature:
         """Return the signature line for a text."""
@@ -128,7 +146,7 @@ class Cosigner:
     def __init__(self, name: str, private: bytes) -> None:
         """``private``: the 32 bytes of the seed."""
         self._private = Ed25519PrivateKey.from_private_bytes(private)
-        self.key = Key(name, COSIGNATURE, self._private.public_key().public_bytes_raw())
+        self.key = Key(check_name(name), COSIGNATURE, self._private.public_key().public_bytes_raw())
 
     def sign(self, text: str, moment_s: int) -> Signature:
         """Return the signature line for a checkpoint's text."""
@@ -142,10 +160,12 @@ class MlDsaSigner:
     def __init__(self, name: str, private: bytes) -> None:
         """``private``: the 32 bytes of the seed."""
         self._private = MLDSA44PrivateKey.from_seed_bytes(private)
-        self.key = Key(name, ML_DSA_44, self._private.public_key().public_bytes_raw())
+        self.key = Key(check_name(name), ML_DSA_44, self._private.public_key().public_bytes_raw())
 
     def sign(self, text: str, moment_s: int) -> Signature:
-        """Return the signature line for a text."""
+        """Return the signature line for a text; the moment is left out where the signature does not cover it."""
+        if _is_certificate(text):
+            moment_s = 0
         message, context = _ml_dsa_message(self.key.name, text, moment_s)
         data = _TIME.pack(moment_s) + self._private.sign(message, context)
         return Signature(self.key.name, self.key.key_id, data)
@@ -153,13 +173,15 @@ class MlDsaSigner:
 
 def parse(stored: bytes | str) -> Note:
     """Return the note. Raises NoteError where it is none; says nothing of its signatures."""
-    if len(stored) > MAX_NOTE_BYTES:
-        raise NoteError(f"a note of {len(stored)} bytes is longer than any that is signed by keys we know")
+    # Halves of surrogate pairs, which a str can hold, fail at decoding.
+    data = stored if isinstance(stored, bytes) else stored.encode(errors="surrogatepass")
+    if len(data) > MAX_NOTE_BYTES:
+        raise NoteError(f"a note of {len(data)} bytes is longer than any that is signed by keys we know")
     try:
-        whole = stored.decode() if isinstance(stored, bytes) else stored
+        whole = data.decode()
     except UnicodeDecodeError as e:
         raise NoteError("it is not UTF-8") from e
-    if any(ch < " " and ch != "\n" for ch in whole):
+    if _CONTROL.search(whole):
         raise NoteError("it has control characters in it")
     text, separator, lines = whole.rpartition("\n\n")
     if not separator or not lines.endswith("\n"):
@@ -168,8 +190,14 @@ def parse(stored: bytes | str) -> Note:
 
 
 def verify(note: Note, keys: Iterable[Key]) -> None:
-    """Raise NoteError unless every one of ``keys`` has signed the note. Signatures by others count for nothing."""
-    for key in keys:
+    """Raise NoteError unless every one of ``keys`` has signed the note. Signatures by others count for nothing.
+
+    No keys at all have signed nothing.
+    """
+    asked = tuple(keys)
+    if not asked:
+        raise NoteError("there is no key that should have signed it")
+    for key in asked:
         found = [s for s in note.signatures if s.name == key.name and s.key_id == key.key_id]
         if not found:
             raise NoteError(f"it is not signed by {key.name} with the key {key.key_id.hex()}")
@@ -178,14 +206,46 @@ def verify(note: Note, keys: Iterable[Key]) -> None:
 
 
 def moment_of(signature: Signature) -> int:
-    """Return when a cosigner or an ML-DSA-44 key says that it signed, in seconds since 1970."""
+    """Return when a cosigner or an ML-DSA-44 key says that it signed, in seconds since 1970. Raises NoteError."""
+    if len(signature.data) < _TIME.size:
+        raise NoteError(f"the signature by {signature.name} has no time in it")
     moment: int = _TIME.unpack_from(signature.data)[0]
+    if moment > MAX_MOMENT_S:
+        raise NoteError(f"the signature by {signature.name} is of a time that cannot be")
     return moment
+
+
+def check_name(name: str) -> str:
+    """Return the name if a key can sign under it. Raises NoteError."""
+    if not _NAME.match(name) or not _is_utf8(name):
+        raise NoteError(f"a key cannot sign under the name {name[:80]!r}: no spaces, no '+', no control characters")
+    return name
+
+
+def decode_base64(encoded: str, what: str) -> bytes:
+    """Return the bytes. Raises NoteError, also for any spelling but the canonical one (RFC 4648, section 3.5)."""
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise NoteError(f"{what} is not base64") from e
+    if base64.b64encode(data).decode() != encoded:
+        raise NoteError(f"{what} has bits behind the end of its base64")
+    return data
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _verify_one(key: Key, text: str, signature: Signature) -> None:
     if len(signature.data) != SIGNATURE_BYTES[key.kind]:
         raise NoteError(f"the signature by {key.name} has {len(signature.data)} bytes, not {SIGNATURE_BYTES[key.kind]}")
+    if key.kind != ED25519:
+        moment_of(signature)
     try:
         _CHECKS[key.kind](key, text, signature.data)
     except InvalidSignature as e:
@@ -202,7 +262,10 @@ def _check_cosignature(key: Key, text: str, data: bytes) -> None:
 
 
 def _check_ml_dsa(key: Key, text: str, data: bytes) -> None:
-    message, context = _ml_dsa_message(key.name, text, _TIME.unpack_from(data)[0])
+    moment_s: int = _TIME.unpack_from(data)[0]
+    if moment_s and _is_certificate(text):
+        raise NoteError(f"the signature by {key.name} has a time, which nothing in a certificate's signature covers")
+    message, context = _ml_dsa_message(key.name, text, moment_s)
     MLDSA44PublicKey.from_public_bytes(key.public).verify(data[_TIME.size :], message, context)
 
 
@@ -220,37 +283,39 @@ def _cosigned(text: str, moment_s: int) -> bytes:
     return f"cosignature/v1\ntime {moment_s}\n{text}".encode()
 
 
+def _is_certificate(text: str) -> bool:
+    return text.startswith(f"{CERTIFICATE}\n")
+
+
 def _ml_dsa_message(name: str, text: str, moment_s: int) -> tuple[bytes, bytes | None]:
     # A certificate is no checkpoint: there is no structure of others for it, so it is signed as a text.
-    first, _, rest = text.partition("\n")
-    if first == CERTIFICATE:
+    if _is_certificate(text):
         return text.encode(), CERTIFICATE.encode()
-    size, _, rest = rest.partition("\n")
-    if not size.isascii() or not size.isdigit():
-        raise NoteError("ML-DSA-44 signs checkpoints and certificates; this is neither")
-    root = _decode(rest.partition("\n")[0], "the root")
-    try:
-        who, origin = name.encode(), first.encode()
-        return b"".join(
-            (b"subtree/v1\n\0", bytes([len(who)]), who, _TIME.pack(moment_s), bytes([len(origin)]), origin)
-            + (_TIME.pack(0), _TIME.pack(int(size)), root)
-        ), None
-    except (ValueError, struct.error) as e:
-        raise NoteError("a name or a size is too large to be signed with ML-DSA-44") from e
+    # Only what the structure holds is signed: a text that says more, or the same in other words, is not.
+    lines = text.split("\n")
+    if len(lines) != _CHECKPOINT_LINES + 1 or lines[-1] or not SIZE.match(lines[1]):
+        raise NoteError("ML-DSA-44 signs checkpoints of three lines and certificates; this is neither")
+    origin, size, encoded = lines[:_CHECKPOINT_LINES]
+    root = decode_base64(encoded, "the root")
+    if len(root) != HASH_BYTES:
+        raise NoteError(f"the root has {len(root)} bytes, not {HASH_BYTES}")
+    who = _short(name)
+    log = _short(origin)
+    return b"".join((_SUBTREE, who, _TIME.pack(moment_s), log, _TIME.pack(0), _TIME.pack(int(size)), root)), None
+
+
+def _short(text: str) -> bytes:
+    data = text.encode()
+    if not 0 < len(data) <= MAX_SHORT_BYTES:
+        raise NoteError(f"ML-DSA-44 signs names of 1 to {MAX_SHORT_BYTES} bytes, not {text[:80]!r}")
+    return bytes([len(data)]) + data
 
 
 def _signature(line: str) -> Signature:
     match = _SIGNATURE_LINE.match(line)
     if match is None:
         raise NoteError(f"{line[:80]!r} is not a signature line")
-    data = _decode(match[2], "a signature")
+    data = decode_base64(match[2], "a signature")
     if len(data) <= KEY_ID_BYTES:
         raise NoteError("a signature is cut short")
     return Signature(match[1], data[:KEY_ID_BYTES], data[KEY_ID_BYTES:])
-
-
-def _decode(encoded: str, what: str) -> bytes:
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as e:
-        raise NoteError(f"{what} is not base64") from e

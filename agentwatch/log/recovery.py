@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentwatch.errors import SegmentDamaged
+    from agentwatch.log.source import Source
 
 COPY_BYTES = 1024 * 1024
 
@@ -65,6 +66,9 @@ def recover(log_dir: Path, dir_fd: int) -> Recovery:
 def _recover_last(last: folder.SegmentFile, dir_fd: int, result: Recovery) -> bool:
     # True: this segment stays, the log ends with it. False: it held nothing and is out of the way.
     name = last.path.name
+    if segment.is_compressed(name):
+        _accept_compressed(last, result)
+        return True
     fd = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd)
     try:
         tail, any_records, damage = _walk(fd, last, result.log_id)
@@ -78,13 +82,8 @@ def _recover_last(last: folder.SegmentFile, dir_fd: int, result: Recovery) -> bo
                 # A file without a byte has nothing to keep.
                 os.unlink(name, dir_fd=dir_fd)
             return False
-        result.next_seq = tail.seq
-        if not tail.plain:
-            # Records may lie in there that nobody can count: their numbers are not given out again.
-            result.next_seq += max(1, tail.length // segment.MIN_FRAME_BYTES)
-            unreadable = scan.Damage(tail.seq, tail.offset, result.next_seq, tail.offset + tail.length, tail.how)
-            result.damage.append(damaged(last.path, unreadable))
-        elif tail.length and not damage:
+        _go_on_behind(last, tail, result)
+        if tail.plain and tail.length and not damage:
             result.aside.append(_cut(fd, last.path, tail, dir_fd))
             result.torn_bytes += tail.length
         _make_durable(fd, last, tail.seq, result)
@@ -93,12 +92,34 @@ def _recover_last(last: folder.SegmentFile, dir_fd: int, result: Recovery) -> bo
     return True
 
 
-def _walk(fd: int, last: folder.SegmentFile, log_id: bytes | None) -> tuple[scan.Tail, bool, list[SegmentDamaged]]:
+def _accept_compressed(last: folder.SegmentFile, result: Recovery) -> None:
+    # It was whole and durable when it was compressed: nothing of it is cut off, and it may be marked as append-only.
+    source = folder.open_source(last.path)
+    try:
+        tail, _, damage = _walk(source, last, result.log_id)
+    finally:
+        source.close()
+    result.damage += damage
+    _go_on_behind(last, tail, result)
+
+
+def _go_on_behind(last: folder.SegmentFile, tail: scan.Tail, result: Recovery) -> None:
+    result.next_seq = tail.seq
+    if not tail.plain:
+        # Records may lie in there that nobody can count: their numbers are not given out again.
+        result.next_seq += max(1, tail.length // segment.MIN_FRAME_BYTES)
+        unreadable = scan.Damage(tail.seq, tail.offset, result.next_seq, tail.offset + tail.length, tail.how)
+        result.damage.append(damaged(last.path, unreadable))
+
+
+def _walk(
+    source: Source | int, last: folder.SegmentFile, log_id: bytes | None
+) -> tuple[scan.Tail, bool, list[SegmentDamaged]]:
     tail = scan.Tail(last.first_seq, 0, 0, plain=True, how="")
     any_records = False
     damage: list[SegmentDamaged] = []
     try:
-        for event in scan.walk(fd, log_id, last.first_seq):
+        for event in scan.walk(source, log_id, last.first_seq):
             if isinstance(event, scan.Tail):
                 tail = event
             elif isinstance(event, scan.Damage):

@@ -1,6 +1,6 @@
 """Walk one segment file from front to back: whole records, damage, and what is left at the end.
 
-In: a file descriptor, the log's id, the first sequence number. Out: a stream of ``Records``, ``Damage`` and, last,
+In: a segment's bytes, the log's id, the first sequence number. Out: a stream of ``Records``, ``Damage`` and, last,
 one ``Tail``. Reader, verifier and the writer's recovery all see a segment through this walk alone, so they cannot
 disagree about what is in it. What always holds:
 
@@ -10,19 +10,22 @@ disagree about what is in it. What always holds:
   records after it, or by fewer and the exact end of the file.
   The check begins with the log's id, which only readers of the log can know, so bytes that an agent
   planted inside a payload do not pass for a record;
-* bytes at the end in which nothing is provable are a Tail, and what it means is for the caller to say.
+* bytes at the end in which nothing is provable are a Tail, and what it means is for the caller to say;
+* what a compressed segment says about where its records are is a hint: it is tried, and the check decides.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.log import segment
+from agentwatch.log.source import Plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from agentwatch.log.source import Source
 
 BLOCK_BYTES = 1024 * 1024
 """Bytes read at a time: large enough that system calls do not count, small enough for the cache."""
@@ -91,19 +94,28 @@ class GaveUp(NamedTuple):
 
 
 def walk(
-    fd: int, log_id: bytes | None, first_seq: int, *, start: tuple[int, int] | None = None, stop: int | None = None
+    source: Source | int,
+    log_id: bytes | None,
+    first_seq: int,
+    *,
+    start: tuple[int, int] | None = None,
+    stop: int | None = None,
 ) -> Iterator[Event]:
     """Yield what is in the segment, from its header or from ``start`` = (seq, offset) of a record known before.
 
-    ``log_id`` may be None where no segment tells it: then the segment's own header does.
-    ``stop`` is the first sequence number of the next segment: what follows here is superseded by that one and comes
-    out as the Tail. Raises OSError, and segment.UnsupportedVersionError.
+    ``source`` may be the file descriptor of a plain segment. ``log_id`` may be None where no segment tells it: then the
+    segment's own header does. ``stop`` is the first sequence number of the next segment: what follows here is
+    superseded by that one and comes out as the Tail. Raises OSError, and segment.UnsupportedVersionError.
     """
+    if isinstance(source, int):
+        source = Plain(source)
     if log_id is None:
-        log_id = _own_log_id(fd)
+        log_id = _own_log_id(source)
     seed = segment.seed(log_id)
     if start is None:
-        opening = _opening(fd, log_id, first_seq, seed, stop)
+        if source.flaw:
+            yield Damage(first_seq, 0, first_seq, 0, source.flaw)
+        opening = _opening(source, log_id, first_seq, seed, stop)
         if opening is not None:
             yield opening
         if isinstance(opening, Tail):
@@ -111,13 +123,13 @@ def walk(
         seq, offset = (first_seq, segment.HEADER_BYTES) if opening is None else (opening.next_seq, opening.next_offset)
     else:
         seq, offset = start
-    yield from _frames(fd, seed, seq, offset, stop)
+    yield from _frames(source, seed, seq, offset, stop)
 
 
-def _frames(fd: int, seed: int, seq: int, offset: int, stop: int | None) -> Iterator[Event]:
+def _frames(source: Source, seed: int, seq: int, offset: int, stop: int | None) -> Iterator[Event]:
     wanted = BLOCK_BYTES
     while stop is None or seq < stop:
-        block = _read(fd, wanted, offset)
+        block = source.pread(wanted, offset)
         taken = segment.take_frames(block, seq, seed, BLOCK_BYTES if stop is None else stop - seq)
         if taken.payloads:
             yield Records(seq, offset, taken.payloads)
@@ -127,70 +139,101 @@ def _frames(fd: int, seed: int, seq: int, offset: int, stop: int | None) -> Iter
         elif not taken.bad and len(block) == wanted < taken.wanted:
             wanted = taken.wanted
         elif not block:
-            yield Tail(seq, offset, 0, plain=True, how="")
+            missing = source.flaw_at(offset)
+            yield Tail(seq, offset, 0, plain=not missing, how=missing)
             return
         else:
-            passed = _pass_damage(fd, seed, seq, offset, stop)
+            passed = _pass_damage(source, seed, seq, offset, stop)
             if passed is not None:
                 yield passed
             if isinstance(passed, Tail):
                 return
             if isinstance(passed, Damage):
                 seq, offset = passed.next_seq, passed.next_offset
-    length = max(0, os.fstat(fd).st_size - offset)
+    length = max(0, source.size() - offset)
     yield Tail(seq, offset, length, plain=True, how="superseded by the next segment" if length else "")
 
 
-def _pass_damage(fd: int, seed: int, seq: int, offset: int, stop: int | None) -> Damage | Tail | None:
+def _pass_damage(source: Source, seed: int, seq: int, offset: int, stop: int | None) -> Damage | Tail | None:
     # None: the frame is whole by now, a writer was in the middle of it.
-    rest = _read_all(fd, offset)
+    flaw = source.flaw_at(offset)
+    hinted = _try_hints(source, seed, seq, offset) if flaw else None
+    if hinted is not None and (stop is None or hinted.seq < stop):
+        return Damage(seq, offset, hinted.seq, hinted.offset, flaw)
+    rest = _read_all(source, offset)
     again = segment.take_frames(rest, seq, seed, 1)
     if again.payloads:
         return None
-    how = "a record does not match its checksum" if again.bad else "a record is cut short"
-    if again.bad and not again.wanted:
+    how = flaw or ("a record does not match its checksum" if again.bad else "a record is cut short")
+    if again.bad and not again.wanted and not flaw:
         how = "there is no record where one should be"
     found = find_record(rest, 0, seq, seed)
     if isinstance(found, Found) and (stop is None or found.seq < stop):
         return Damage(seq, offset, found.seq, offset + found.offset, how)
-    if not any(rest):
+    if not any(rest) and not flaw:
         how = "zeros, as a power loss leaves them"
     # A search that gave up proves nothing, unless the frame runs past the end, as a broken-off write does.
-    return Tail(seq, offset, len(rest), plain=not (isinstance(found, GaveUp) and again.bad), how=how)
+    plain = not flaw and not (isinstance(found, GaveUp) and again.bad)
+    return Tail(seq, offset, len(rest), plain=plain, how=how)
 
 
-def _opening(fd: int, log_id: bytes, first_seq: int, seed: int, stop: int | None) -> Damage | Tail | None:
+def _try_hints(source: Source, seed: int, seq: int, offset: int) -> Found | None:
+    # Up to here all is zeros. One record is proof enough where its place and its number were known before.
+    for hinted, at in source.hints(offset):
+        if seq < hinted <= seq + MAX_RECORDS_LOST and is_record(source, seed, hinted, at):
+            return Found(at, hinted)
+    return None
+
+
+def is_record(source: Source, seed: int, seq: int, offset: int) -> bool:
+    """Tell whether this record begins there, by its check."""
+    head = source.pread(segment.FRAME_BYTES, offset)
+    length = segment.frame_length(head, 0)
+    if length is None:
+        return False
+    frame = source.pread(segment.FRAME_BYTES + length, offset)
+    return bool(segment.take_frames(frame, seq, seed, 1).payloads)
+
+
+def _opening(source: Source, log_id: bytes, first_seq: int, seed: int, stop: int | None) -> Damage | Tail | None:
     # What is wrong with the header; None if nothing is.
-    head = _read(fd, segment.HEADER_BYTES, 0)
     try:
-        header = segment.Header.parse(head)
-        if header.log_id != log_id:
-            # Not searched: none of its records may pass for one of ours.
-            size = os.fstat(fd).st_size
-            return Tail(first_seq, 0, size, plain=False, how="it belongs to another log")
-        if header.first_seq != first_seq:
-            how = f"its header says that it begins with record {header.first_seq}"
-        else:
-            return None
+        header = segment.Header.parse(source.pread(segment.HEADER_BYTES, 0))
     except segment.UnsupportedVersionError:
         raise
     except ValueError as e:
         how = str(e)
-    data = _read_all(fd, 0)
-    if len(data) < segment.HEADER_BYTES + segment.MIN_FRAME_BYTES:
-        return Tail(first_seq, 0, len(data), plain=True, how=how)
+    else:
+        if header.log_id != log_id:
+            # Not searched: none of its records may pass for one of ours.
+            return Tail(first_seq, 0, source.size(), plain=False, how="it belongs to another log")
+        if header.first_seq == first_seq:
+            return None
+        how = f"its header says that it begins with record {header.first_seq}"
+    return _pass_header(source, first_seq, seed, stop, how)
+
+
+def _pass_header(source: Source, first_seq: int, seed: int, stop: int | None, how: str) -> Damage | Tail:
+    flaw = source.flaw_at(0)
+    hinted = _try_hints(source, seed, first_seq, 0) if flaw else None
+    if hinted is not None and (stop is None or hinted.seq < stop):
+        return Damage(first_seq, 0, hinted.seq, hinted.offset, flaw)
+    how = flaw or how
+    data = _read_all(source, 0)
     begin = segment.HEADER_BYTES
+    if len(data) < begin + segment.MIN_FRAME_BYTES:
+        return Tail(first_seq, 0, len(data), plain=not flaw, how=how)
     if segment.take_frames(data[begin:], first_seq, seed, 1).payloads:
         return Damage(first_seq, 0, first_seq, begin, how)
     found = find_record(data, begin, first_seq, seed)
     if isinstance(found, Found) and (stop is None or found.seq < stop):
         return Damage(first_seq, 0, found.seq, found.offset, how)
-    return Tail(first_seq, 0, len(data), plain=not any(head) and found is None, how=how)
+    return Tail(first_seq, 0, len(data), plain=not (any(data[:begin]) or found or flaw), how=how)
 
 
-def _own_log_id(fd: int) -> bytes:
+def _own_log_id(source: Source) -> bytes:
     # Without any id nothing can be proved, whatever stands in for it.
-    return segment.claimed_log_id(_read(fd, segment.HEADER_BYTES, 0)) or bytes(segment.LOG_ID_BYTES)
+    return segment.claimed_log_id(source.pread(segment.HEADER_BYTES, 0)) or bytes(segment.LOG_ID_BYTES)
 
 
 def find_record(data: bytes, begin: int, seq: int, seed: int) -> Found | GaveUp | None:
@@ -244,16 +287,6 @@ def _claims(data: bytes, offset: int, seed: int) -> int | None:
     return segment.claimed_seq(data, offset, end - offset - segment.FRAME_BYTES, seed)
 
 
-def _read(fd: int, size: int, offset: int) -> bytes:
-    data = os.pread(fd, size, offset)
-    while len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-def _read_all(fd: int, offset: int) -> bytes:
+def _read_all(source: Source, offset: int) -> bytes:
     # A segment is bounded by its size limit and one record; and it is read whole only where it is damaged.
-    return _read(fd, max(0, os.fstat(fd).st_size - offset), offset)
+    return source.pread(max(0, source.size() - offset), offset)

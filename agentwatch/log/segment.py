@@ -29,12 +29,14 @@ MIN_FRAME_BYTES = FRAME_BYTES + 1
 LOG_ID_BYTES = 16
 MAX_SEQ = 10**18
 """Far above what can be written; names have room for it."""
+COMPRESSED = ".zst"
+"""Behind the name of a segment that was compressed when it was sealed (compressed.py)."""
 
 _HEADER = struct.Struct(">8sIQQ16s16sI")
 _FRAME = struct.Struct(">II")
 _LENGTH = struct.Struct(">I")
 _CHECK = _LENGTH
-_NAME = re.compile(r"([0-9]{20})\.segment\Z")
+_NAME = re.compile(rf"([0-9]{{20}})\.segment({re.escape(COMPRESSED)})?\Z")
 _U32 = 0xFFFFFFFF
 
 
@@ -87,9 +89,14 @@ def segment_name(first_seq: int) -> str:
 
 
 def parse_name(name: str) -> int | None:
-    """Return the first sequence number that a file name tells, None if it is not a segment's name."""
+    """Return the first sequence number that a segment's name tells, compressed or not; None for other names."""
     match = _NAME.match(name)
     return int(match[1]) if match else None
+
+
+def is_compressed(name: str) -> bool:
+    """Tell whether a segment's name is that of a compressed one."""
+    return name.endswith(COMPRESSED)
 
 
 def seed(log_id: bytes) -> int:

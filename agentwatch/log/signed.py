@@ -17,18 +17,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgpack
 
-from agentwatch.errors import LogError, SegmentDamaged, StoreError
-from agentwatch.log import checkpoint, epochs, folder, merkle, note, tiles
+from agentwatch.errors import LogError, NotFoundError, SegmentDamaged, StoreError
+from agentwatch.log import checkpoint, epochs, folder, merkle, note, segment, tiles
 from agentwatch.log.checkpoint import Checkpoint
 from agentwatch.log.epochs import Certificate
 from agentwatch.log.keys import NEXT, EpochKeys, KeyFolder, new_seed
 from agentwatch.log.reader import LogReader
+from agentwatch.log.sealing import set_append_only
 from agentwatch.log.tiles import TileReader, TileWriter
 from agentwatch.log.writer import SEGMENT_BYTES, SEGMENT_NS, LogWriter
 
@@ -44,6 +46,7 @@ EPOCH_NS = 3600 * 10**9
 RETRY_NS = 10**9
 """After the disk refused a checkpoint or a key."""
 ASIDE = "broken-"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Options(NamedTuple):
@@ -85,12 +88,12 @@ class SignedLog:
         self._options = options
         self._mode = 0o600 if options.reader_gid is None else 0o640
         self._gid = os.getegid() if options.reader_gid is None else options.reader_gid
-        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._current: EpochKeys | None = None
         self._signers: list[note.Signer] = []
         self._pending: tuple[EpochKeys, bytes] | None = None
         self._signed_ns = self._retry_ns = 0
         try:
+            self._boot_id = BOOT_ID.read_text(encoding="ascii").strip()
             self._keys = KeyFolder(key_dir)
             self._open()
         except OSError as e:
@@ -110,9 +113,14 @@ class SignedLog:
                 self._keys.discard()
                 self.writer = self._new_writer(stack)
                 self._resume()
-            if self._current is None or self._is_over(self._current):
-                self._begin_epoch()
-                self._finish_epoch()
+            self._permit_all()
+            try:
+                self._change_keys()
+            except (OSError, StoreError) as e:
+                if self._current is None:
+                    raise
+                # A disk that is full now does not keep a recorder from starting; ``tick`` tries again.
+                self._refused(e)
             stack.pop_all()
 
     def _new_writer(self, stack: contextlib.ExitStack) -> LogWriter:
@@ -154,6 +162,9 @@ class SignedLog:
                 if merkle.root(signed.size, read) == signed.root:
                     return TileWriter(self.log_dir, signed.size, read, mode=self._mode, gid=self._gid)
             log.warning("the tiles of %s do not lead to its checkpoint; they are made again", self.log_dir)
+        if signed is not None and signed.size > LogReader(self.log_dir).end():
+            # LogError if there is no tile either. A checkpoint may name any number: it is not counted up to.
+            TileReader(self.log_dir, signed.size).leaf(signed.size - 1)
         tree = TileWriter(self.log_dir, 0, _nothing, mode=self._mode, gid=self._gid)
         if signed is not None and self._grow(tree, signed.size).root() != signed.root:
             raise LogError(f"its {signed.size} records do not lead to its checkpoint: it was altered")
@@ -191,7 +202,7 @@ class SignedLog:
     def _payload(self, seq: int) -> bytes:
         try:
             return LogReader(self.log_dir).read(seq)
-        except SegmentDamaged:
+        except (SegmentDamaged, NotFoundError):
             # The copy will do if the tree says that it is the record.
             payload = _read_file(self._epoch_path(seq))
             if payload is None or merkle.leaf_hash(payload) != TileReader(self.log_dir, seq + 1).leaf(seq):
@@ -205,20 +216,20 @@ class SignedLog:
         if now_ns < self._retry_ns:
             return
         try:
-            self._finish_epoch()
-            if self._pending is None and self._current is not None and self._is_over(self._current):
-                self._begin_epoch()
-                self._finish_epoch()
+            self._change_keys()
             if now_ns - self._signed_ns >= CHECKPOINT_NS:
                 self._sign()
                 self._signed_ns = now_ns
         except (OSError, StoreError) as e:
-            if self.fault is None:
-                log.error("cannot sign the log %s: %s", self.log_dir, e)  # noqa: TRY400 -- said once, without a trace
-            self.fault = str(e)
+            self._refused(e)
             self._retry_ns = now_ns + RETRY_NS
         else:
             self.fault = None
+
+    def _refused(self, error: OSError | StoreError) -> None:
+        if self.fault is None:
+            log.error("cannot sign the log %s: %s", self.log_dir, error)
+        self.fault = str(error)
 
     def sign(self) -> None:
         """Commit and sign everything now. Raises StoreError."""
@@ -228,6 +239,13 @@ class SignedLog:
             self._sign()
         except OSError as e:
             raise folder.failure(e, f"cannot sign the log {self.log_dir}") from e
+
+    def secret(self, name: str) -> bytes:
+        """Return 32 random bytes that stay the same, kept beside the keys. Raises as the constructor does."""
+        try:
+            return self._keys.secret(name)
+        except OSError as e:
+            raise folder.failure(e, f"cannot keep a secret beside the keys of {self.log_dir}") from e
 
     def close(self) -> None:
         """Commit, sign and let go of the log. Raises StoreError; the log is closed even then."""
@@ -248,6 +266,11 @@ class SignedLog:
         if first != self._tree.size:
             raise LogError(f"record {first} is durable before the tree, of {self._tree.size} records, comes to it")
         self._tree.extend(map(merkle.leaf_hash, payloads))
+        if self._pending is not None:
+            keys, payload = self._pending
+            if first <= keys.seq < first + len(payloads) and payloads[keys.seq - first] != payload:
+                # It was given up (``drop_waiting``) and its number given out again: these keys begin nothing.
+                self._pending = None
 
     def _sign(self) -> None:
         # Not while keys change: what is durable then is not for the keys that are still there.
@@ -264,7 +287,14 @@ class SignedLog:
 
     def _is_over(self, keys: EpochKeys) -> bool:
         age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - keys.began_ns
-        return keys.boot_id != self._boot_id or age >= self._options.epoch_ns
+        # A negative age is none of this boot.
+        return keys.boot_id != self._boot_id or not 0 <= age < self._options.epoch_ns
+
+    def _change_keys(self) -> None:
+        self._finish_epoch()
+        if self._pending is None and (self._current is None or self._is_over(self._current)):
+            self._begin_epoch()
+            self._finish_epoch()
 
     def _begin_epoch(self) -> None:
         # The certificate speaks of all records before its own, so these have to be in the tree.
@@ -286,8 +316,8 @@ class SignedLog:
         certificate = Certificate(origin, keys.number, keys.seq, self._tree.root(), keys.public)
         payload = self._record(keys.number, str(_sign(certificate.text, signers)))
         self._keys.store_next(keys)
-        self._pending = (keys, payload)
         self.writer.append(payload, critical=True)
+        self._pending = (keys, payload)
         self.writer.commit()
 
     def _record(self, number: int, certificate: str) -> bytes:
@@ -320,11 +350,29 @@ class SignedLog:
         path = self._epoch_path(seq)
         if _read_file(path) == payload:
             return
-        if not path.parent.is_dir():
-            path.parent.mkdir(0o700)
-            os.chown(path.parent, -1, self._gid)
-            path.parent.chmod(self._mode | (self._mode & 0o444) >> 2 | 0o100)
+        path.parent.mkdir(0o700, exist_ok=True)
+        self._permit(path.parent)
         folder.replace_file(path, payload, mode=self._mode, gid=self._gid, durable=True)
+
+    def _permit(self, path: Path) -> None:
+        # One writer died between making it and this, or had another reader group.
+        now = path.lstat()
+        mode = self._mode | (self._mode & 0o444) >> 2 if stat.S_ISDIR(now.st_mode) else self._mode
+        if not stat.S_ISLNK(now.st_mode) and (stat.S_IMODE(now.st_mode), now.st_gid) != (mode, self._gid):
+            os.chown(path, -1, self._gid)
+            path.chmod(mode)
+
+    def _permit_all(self) -> None:
+        # The identity last: its mode says that the others have theirs.
+        identity = self.log_dir / epochs.IDENTITY_FILE
+        parts = [self.log_dir / name for name in (tiles.FOLDER, epochs.FOLDER, checkpoint.FILE)]
+        with contextlib.suppress(FileNotFoundError):
+            now = identity.lstat()
+            if (stat.S_IMODE(now.st_mode), now.st_gid) == (self._mode, self._gid):
+                return
+            for path in (*parts, *(path for part in parts for path in part.rglob("*")), identity):
+                if path.exists():
+                    self._permit(path)
 
     def _write(self, name: str, content: bytes) -> None:
         folder.replace_file(self.log_dir / name, content, mode=self._mode, gid=self._gid, durable=True)
@@ -395,9 +443,13 @@ def _set_aside(log_dir: Path) -> Path:
             target.mkdir(0o700)
             break
         number += 1
-    for path in log_dir.iterdir():
-        if path.name != folder.LOCK_NAME and not path.name.startswith(ASIDE):
-            path.rename(target / path.name)
+    # The checkpoint last: without it a part of a log that was left behind could pass for a whole one.
+    for path in sorted(log_dir.iterdir(), key=lambda path: path.name == checkpoint.FILE):
+        if path.name == folder.LOCK_NAME or path.name.startswith(ASIDE):
+            continue
+        if segment.is_compressed(path.name):
+            set_append_only(path, on=False)
+        path.rename(target / path.name)
     for path in (target, log_dir):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -70,7 +70,7 @@ class TileReader:
         hashes = self.tile(tile_level, first // WIDTH)
         begin = first % WIDTH * HASH_BYTES
         end = begin + (HASH_BYTES << above)
-        if index < 0 or end > len(hashes):
+        if end > len(hashes):
             raise LogError(f"the tree of {self.size} records has no such hash: level {level}, number {index}")
         return merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(begin, end, HASH_BYTES)])
 
@@ -85,8 +85,8 @@ class TileReader:
             self._tiles.move_to_end(key)
             return known
         width = min(WIDTH, (self.size >> HEIGHT * level) - index * WIDTH)
-        if width <= 0:
-            raise LogError(f"the tree of {self.size} records has no tile {tile_path(level, index)}")
+        if index < 0 or width <= 0:
+            raise LogError(f"the tree of {self.size} records has no tile {index} of level {level}")
         data = self._read(level, index, width)
         self._tiles[key] = data
         if len(self._tiles) > CACHED_TILES:

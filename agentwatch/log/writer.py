@@ -31,6 +31,7 @@ from agentwatch.errors import BusyError, LogError, PrivilegeError, StoreError
 from agentwatch.log import folder, segment
 from agentwatch.log.appender import Appender
 from agentwatch.log.recovery import Fault, recover, set_aside
+from agentwatch.log.sealing import set_append_only
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,8 +56,8 @@ class LogWriter:
     """The one writer of the log in ``log_dir``. Not for use by several threads at once.
 
     Attributes: ``log_id``, ``next_seq``, ``durable_seq``; ``torn_bytes`` (set aside at opening; 0 normally), ``aside``
-    (the files they are in), ``damage`` (a SegmentDamaged for each damage that opening found in the newest segment), ``faults``
-    (a Fault for each failure of the disk that was survived; to be taken out by the caller).
+    (the files they are in), ``damage`` (a SegmentDamaged for each damage that opening found in the newest segment),
+    ``faults`` (a Fault for each failure of the disk that was survived; to be taken out by the caller).
     """
 
     def __init__(  # noqa: PLR0913 -- facts about the log, each by its name
@@ -139,6 +140,11 @@ class LogWriter:
         return due
 
     @property
+    def segment_seq(self) -> int:
+        """The first record of the segment that is written to, or will be."""
+        return self.durable_seq if self._segment is None else self._segment.first_seq
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes of records that are not durable yet."""
         return self._waiting_bytes
@@ -146,8 +152,9 @@ class LogWriter:
     def commit(self, *, reserve: bool = False) -> None:
         """Make every record that was appended durable.
 
-        ``reserve``: also with the space that is kept back for the last words. Raises StoreError if the disk is full or fails twice; what was not acknowledged keeps waiting, appending goes
-        on, and the next commit tries again (on a new file, unless the disk was only full).
+        ``reserve``: also with the space that is kept back for the last words. Raises StoreError if the disk is full or
+        fails twice; what was not acknowledged keeps waiting, appending goes on, and the next commit tries again (on a
+        new file, unless the disk was only full).
         """
         failed = False
         while self._waiting:
@@ -177,6 +184,10 @@ class LogWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def retry(self) -> None:
+        """Let the next ``commit_if_due`` try at once: there is room again, or there may be."""
+        self._retry_ns = 0
 
     def drop_waiting(self) -> int:
         """Give up the records that are not durable; return how many. Their numbers are given out again."""
@@ -266,8 +277,11 @@ class LogWriter:
             if not stat.S_ISREG(now.st_mode):
                 raise LogError(f"{item.path} is not a plain file; move it out of the log")
             if stat.S_IMODE(now.st_mode) != self._file_mode or now.st_gid != self._gid:
+                marked = segment.is_compressed(item.path.name) and set_append_only(item.path, on=False)
                 os.chown(item.path.name, -1, self._gid, dir_fd=self._dir_fd, follow_symlinks=False)
                 os.chmod(item.path.name, self._file_mode, dir_fd=self._dir_fd)
+                if marked:
+                    set_append_only(item.path, on=True)
 
 
 def _open_folder(log_dir: Path, mode: int, gid: int) -> int:

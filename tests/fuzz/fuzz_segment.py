@@ -13,8 +13,8 @@ from pathlib import Path
 
 from agentwatch.errors import AgentwatchError
 from agentwatch.log import segment
+from agentwatch.log.framing import check as verify
 from agentwatch.log.reader import LogReader
-from agentwatch.log.verify import verify
 from agentwatch.log.writer import LogWriter
 
 LOG_ID = bytes(range(16))

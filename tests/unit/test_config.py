@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentwatch import config
+from agentwatch import config, config_tables
 from agentwatch.errors import ConfigError
 
 PATH = Path("/etc/agentwatch/test.toml")
@@ -55,7 +55,7 @@ def test_the_documented_file_is_understood() -> None:
         ring_bytes=1048576,
         reader_group="auditors",
         canary_seconds=0,
-        tls=config.TlsConfig(first_use="hold", scan=(Path("/usr/lib"), Path("/opt/venv"))),
+        tls=config_tables.TlsConfig(first_use="hold", scan=(Path("/usr/lib"), Path("/opt/venv"))),
         agents=(
             config.AgentConfig("agent-backfill", "agents.slice/agent-backfill*"),
             config.AgentConfig("other.1", "agents.slice/other"),
@@ -67,13 +67,13 @@ def test_the_documented_file_is_understood() -> None:
 
 @pytest.mark.parametrize("text", ["", "[tls]", '[tls]\nfirst_use = "declare"', '[tls]\nscan = ["/usr", "/opt"]'])
 def test_without_a_word_on_tls_libraries_are_looked_for_where_they_are_installed(text: str) -> None:
-    assert parse(text).tls == config.TlsConfig(first_use="declare", scan=(Path("/usr"), Path("/opt")))
+    assert parse(text).tls == config_tables.TlsConfig(first_use="declare", scan=(Path("/usr"), Path("/opt")))
 
 
 def test_each_key_of_tls_can_stand_alone() -> None:
-    assert parse('[tls]\nfirst_use = "hold"').tls == config.TlsConfig("hold")
-    assert parse('[tls]\nscan = ["/srv"]').tls == config.TlsConfig("declare", (Path("/srv"),))
-    assert parse("[tls]\nscan = []").tls == config.TlsConfig("declare", ())
+    assert parse('[tls]\nfirst_use = "hold"').tls == config_tables.TlsConfig("hold")
+    assert parse('[tls]\nscan = ["/srv"]').tls == config_tables.TlsConfig("declare", (Path("/srv"),))
+    assert parse("[tls]\nscan = []").tls == config_tables.TlsConfig("declare", ())
 
 
 @pytest.mark.parametrize(

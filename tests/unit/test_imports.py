@@ -19,6 +19,8 @@ ONLY = {
     "config": frozenset({"config_tables", "errors"}),
     "protocols": frozenset({"errors", "protocols"}),
     "log": frozenset({"errors", "log"}),
+    "anchors": frozenset({"errors", "log", "anchors"}),
+    "standalone": frozenset[str](),
 }
 """Packages that may import these and nothing else of agentwatch."""
 
@@ -31,10 +33,25 @@ NEVER = {
     "identity": frozenset({"cli", "recorder", "query", "index", "log", "sql"}),
     "kernel": frozenset({"cli", "recorder", "query", "index", "log", "sql", "records", "protocols", "streams"}),
     "recorder": frozenset({"cli", "query", "index", "sql"}),
+    "collector": frozenset({"kernel", "cli", "recorder", "query", "index", "sql", "streams", "protocols", "identity"}),
+    "requests": frozenset({"kernel", "cli", "recorder", "query", "index", "sql", "streams", "protocols", "identity"}),
 }
 """Packages, and what they must not import, at any level of a file."""
 
-RESPONDER = ("sessions", "statements", "commands", "show", "replay", "tail", "verify", "index")
+RESPONDER = (
+    "sessions",
+    "statements",
+    "commands",
+    "show",
+    "replay",
+    "tail",
+    "verify",
+    "index",
+    "hold",
+    "evidence",
+    "checkpoint",
+    "secrets",
+)
 """Commands that run on a machine without BPF."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agentwatch.cli import main
+from agentwatch.log.signed import Options, SignedLog
+from agentwatch.records.encoding import encode
 from tests.unit.log_builder import MS, OTHER_SESSION, SESSION, LogBuilder
 
 if TYPE_CHECKING:
@@ -200,20 +202,23 @@ def test_tail_follows_until_interrupted(config_file: Path, log: LogBuilder) -> N
 def test_verify_tells_intact_from_damaged(
     agentwatch: Callable[..., Result], told: LogBuilder, config_file: Path
 ) -> None:
-    told.write()
+    with SignedLog(config_file.parent / "log", config_file.parent / "keys", Options("host")) as log:
+        for record in told.records:
+            log.writer.append(encode(record))
     result = agentwatch("verify")
     assert result.exit_code == 0
-    assert result.stdout.endswith("intact\n")
+    assert "integrity: intact: " in result.stdout
     (segment,) = (config_file.parent / "log").glob("*.segment")
     data = bytearray(segment.read_bytes())
     data[data.index(b"UPDATE")] ^= 1
     segment.write_bytes(data)
     result = agentwatch("verify")
     assert result.exit_code == 1
-    assert result.stdout.endswith("DAMAGED\n")
+    assert "integrity: BROKEN at record " in result.stdout
     row = json.loads(agentwatch("verify", "--json").stdout)
     assert row["intact"] is False
-    assert row["problem_count"] == 1
+    (problem,) = row["problems"]
+    assert problem["seq"] == row["broken_at"]
 
 
 def test_index_says_how_far_it_is(agentwatch: Callable[..., Result], told: LogBuilder) -> None:

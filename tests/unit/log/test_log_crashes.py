@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agentwatch.errors import LogError, SegmentDamaged
 from agentwatch.log import folder, segment
+from agentwatch.log.framing import check as verify
 from agentwatch.log.reader import LogReader
-from agentwatch.log.verify import verify
 from agentwatch.log.writer import LogWriter
 
 if TYPE_CHECKING:

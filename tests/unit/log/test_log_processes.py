@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentwatch.log import folder, segment
+from agentwatch.log.framing import check as verify
 from agentwatch.log.reader import LogReader
-from agentwatch.log.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentwatch.errors import LogError, NotFoundError, PrivilegeError, SegmentDamaged
+from agentwatch.errors import LogError, NotFoundError, PrivilegeError, RecordsPruned, SegmentDamaged
 from agentwatch.log import folder, reader, segment
 from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import LogWriter
@@ -220,3 +220,92 @@ def test_where_two_segments_hold_a_record_the_later_segment_is_right(build_log: 
     log = LogReader(log_dir)
     assert list(log.records()) == [(n, b"%d" % n) for n in range(4)]
     assert (log.end(), log.read(3)) == (4, b"3")
+
+
+def prune(log_dir: Path, *numbers: int) -> list[tuple[int, int]]:
+    """Remove segments; return the ranges of records that were in them."""
+    segments = folder.list_segments(log_dir)
+    for number in numbers:
+        segments[number].path.unlink()
+    return [(segments[number].first_seq, segments[number + 1].first_seq) for number in numbers]
+
+
+def test_reading_begins_behind_what_was_pruned_from_the_beginning(log_dir: Path) -> None:
+    pruned = prune(log_dir, 0, 1)
+    first = pruned[-1][1]
+    for start in (0, 3, first - 1, first):
+        assert list(LogReader(log_dir, pruned=pruned).records(start)) == list(enumerate(PAYLOADS))[first:]
+    assert list(LogReader(log_dir, pruned=pruned).records(0, first)) == []
+    with pytest.raises(SegmentDamaged) as caught:
+        list(LogReader(log_dir).records())
+    assert not isinstance(caught.value, RecordsPruned)
+
+
+def test_pruned_beginning_is_told_to_who_wants_to_know(log_dir: Path) -> None:
+    pruned = prune(log_dir, 0, 1)
+    reports: list[SegmentDamaged] = []
+    got = list(LogReader(log_dir, pruned=pruned).records(on_damage=reports.append))
+    assert got == list(enumerate(PAYLOADS))[pruned[-1][1] :]
+    assert all(isinstance(report, RecordsPruned) for report in reports)
+    assert [(report.seq, getattr(report, "next_seq", None)) for report in reports] == pruned
+
+
+def test_records_pruned_in_the_middle_are_neither_silence_nor_damage(log_dir: Path) -> None:
+    pruned = prune(log_dir, 2, 4)
+    log = LogReader(log_dir, pruned=pruned)
+    with pytest.raises(RecordsPruned, match="were pruned") as caught:
+        list(log.records())
+    assert (caught.value.seq, caught.value.next_seq) == pruned[0]
+    reports: list[SegmentDamaged] = []
+    got = [seq for seq, _ in log.records(on_damage=reports.append)]
+    assert got == [seq for seq in range(300) if not any(first <= seq < end for first, end in pruned)]
+    assert [(type(report), report.seq) for report in reports] == [(RecordsPruned, first) for first, _ in pruned]
+    for first, end in pruned:
+        for seq in (first, end - 1):
+            with pytest.raises(RecordsPruned):
+                log.read(seq)
+        assert log.read(first - 1) == PAYLOADS[first - 1]
+        assert log.read(end) == PAYLOADS[end]
+
+
+def test_only_what_was_pruned_is_called_so(log_dir: Path) -> None:
+    (first, middle), (_, end) = prune(log_dir, 2, 3)
+    reports: list[SegmentDamaged] = []
+    log = LogReader(log_dir)
+    cases: list[tuple[list[tuple[int, int]], list[tuple[type, int]]]] = [
+        ([(first, middle)], [(RecordsPruned, first), (SegmentDamaged, middle)]),
+        ([(middle, end)], [(SegmentDamaged, first), (RecordsPruned, middle)]),
+        (
+            [(first + 1, middle - 1)],
+            [(SegmentDamaged, first), (RecordsPruned, first + 1), (SegmentDamaged, middle - 1)],
+        ),
+        ([(0, 300)], [(RecordsPruned, first)]),
+        ([(middle, 300), (0, middle)], [(RecordsPruned, first), (RecordsPruned, middle)]),
+        ([(0, first), (end, 300)], [(SegmentDamaged, first)]),
+    ]
+    for pruned, expected in cases:
+        reports.clear()
+        log.pruned = pruned
+        got = [seq for seq, _ in log.records(on_damage=reports.append)]
+        assert got == [*range(first), *range(end, 300)]
+        assert [(type(report), report.seq) for report in reports] == expected
+
+
+def test_record_that_is_damaged_in_a_segment_is_not_called_pruned(log_dir: Path) -> None:
+    second = folder.list_segments(log_dir)[1]
+    flip(second.path, offset_of(second.path, PAYLOADS[second.first_seq + 3]) + segment.FRAME_BYTES)
+    reports: list[SegmentDamaged] = []
+    got = dict(LogReader(log_dir, pruned=[(0, 300)]).records(on_damage=reports.append))
+    assert got.keys() == set(range(300)) - {second.first_seq + 3}
+    assert [type(report) for report in reports] == [SegmentDamaged]
+
+
+def test_segment_that_a_listing_missed_is_looked_for_again(log_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As when one is renamed while the folder is listed: neither name is seen.
+    segments = folder.list_segments(log_dir)
+    for missed in (0, 3):
+        answers = [segments, [item for n, item in enumerate(segments) if n != missed]]
+        monkeypatch.setattr(folder, "list_segments", lambda _, a=answers: a.pop() if len(a) > 1 else a[0])
+        answers.append(segments)
+        assert list(LogReader(log_dir).records()) == list(enumerate(PAYLOADS))
+        assert len(answers) == 1

@@ -10,8 +10,8 @@ from crc32c import crc32c
 
 from agentwatch.errors import BusyError, LogError, StoreError
 from agentwatch.log import folder, segment, writer
+from agentwatch.log.framing import check as verify
 from agentwatch.log.reader import LogReader
-from agentwatch.log.verify import verify
 from agentwatch.log.writer import LogWriter
 
 if TYPE_CHECKING:
