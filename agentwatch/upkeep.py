@@ -84,7 +84,7 @@ class Upkeep:
                 retention.check_tiles(self._config.log_dir, one, tree_size=self._tree_size())
                 self._announce(one, "disk-full")
                 self._journal.writer.commit(reserve=True)
-                self._finish()
+                self._finish(signed=False)  # a checkpoint may need the very room; it follows in half a second
                 return self._leaving is None
         except AgentwatchError as e:
             log.error("cannot make room in %s: %s", self._config.log_dir, e)  # noqa: TRY400 -- one line
@@ -132,8 +132,10 @@ class Upkeep:
         payload: bytes = msgpack.packb(record)
         self._leaving = (self._journal.append(record), payload, one)
 
-    def _finish(self) -> None:
-        if self._leaving is None or self._journal.writer.durable_seq <= self._leaving[0]:
+    def _finish(self, *, signed: bool = True) -> None:
+        # Only a record that is signed for proves that the segment was removed on purpose.
+        known = self._tree_size() if signed else self._journal.writer.durable_seq
+        if self._leaving is None or known <= self._leaving[0]:
             return
         _, payload, one = self._leaving
         self._leaving = None
