@@ -90,8 +90,9 @@ def parse(seq: int, payload: bytes) -> Epoch:
         raise NoteError("an epoch's record has no certificate")
     signed = note.parse(record["certificate"])
     certificate = Certificate.parse(signed.text)
-    if record.get("number") != certificate.number:
-        raise NoteError(f"the record says epoch {record.get('number')!r}, its certificate epoch {certificate.number}")
+    number = record.get("number")
+    if type(number) is not int or number != certificate.number:
+        raise NoteError(f"the record says epoch {number!r}, its certificate epoch {certificate.number}")
     return Epoch(seq, payload, certificate, signed)
 
 

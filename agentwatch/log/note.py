@@ -290,7 +290,7 @@ def _is_certificate(text: str) -> bool:
 def _ml_dsa_message(name: str, text: str, moment_s: int) -> tuple[bytes, bytes | None]:
     # A certificate is no checkpoint: there is no structure of others for it, so it is signed as a text.
     if _is_certificate(text):
-        return f"time {moment_s}\n{text}".encode(), CERTIFICATE.encode()
+        return text.encode(), CERTIFICATE.encode()
     # Only what the structure holds is signed: a text that says more, or the same in other words, is not.
     lines = text.split("\n")
     if len(lines) != _CHECKPOINT_LINES + 1 or lines[-1] or not SIZE.match(lines[1]):
