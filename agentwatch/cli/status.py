@@ -17,7 +17,7 @@ from agentwatch.kernel import counters, pins
 if TYPE_CHECKING:
     from agentwatch.config import Config
 
-_COUNTERS = ("seen", "submitted", "lost", "held", "received", "undecodable", "unaccounted", "recorded")
+_COUNTERS = ("seen", "submitted", "lost", "held", "received", "undecodable", "unaccounted", "recorded", "signed")
 _MORE = ("counted_bytes", "ring_position")
 
 
@@ -28,9 +28,9 @@ def command(config: Config, *, as_json: bool) -> None:
     """Print the recorder's state and the counters of the way from kernel to index.
 
     seen = submitted + lost holds in the kernel at every moment; submitted = received + undecodable once the recorder
-    has read everything; recorded counts records in the log (one event may make several or none), indexed those
-    that the index has. counted_bytes is payload that was counted and not copied, because nobody reads it;
-    ring_position is how many bytes went through the ring.
+    has read everything; recorded counts records in the log (one event may make several or none), signed those that the
+    newest checkpoint is for, indexed those that the index has. counted_bytes is payload that was counted and not
+    copied, because nobody reads it; ring_position is how many bytes went through the ring.
 
     detached names what is no longer attached or pinned as it was loaded; canary tells whether the recorder saw what it
     last did to be seen.
@@ -62,6 +62,8 @@ def _status(config: Config) -> dict[str, object]:
         "backlog_bytes": last.get("backlog_bytes", 0) if running else None,
         "pid": last.get("pid") if running else None,
         "fault": last.get("fault"),
+        "timestamp": last.get("timestamp"),
+        "timestamp_problem": last.get("timestamp_problem"),
         "detached": last.get("detached", []) if running else [],
         "canary": last.get("canary") if running else None,
         "watch": str(config.watch_path),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentwatch.anchors import witnesses
 from agentwatch.cli import reads
 from agentwatch.cli.common import pass_config
 from agentwatch.cli.output import Progress, print_json
@@ -44,6 +45,13 @@ is writing at this moment. Errors as in `agentwatch --help`.
 """
 
 
+def _keys(_ctx: click.Context, _param: click.Parameter, typed: tuple[str, ...]) -> tuple[note.Key, ...]:
+    try:
+        return tuple(note.Key.parse(vkey) for vkey in typed)
+    except note.NoteError as e:
+        raise click.BadParameter(str(e)) from e
+
+
 def _identity(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> note.Key | None:
     if typed is None:
         return None
@@ -70,6 +78,14 @@ def _moment(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> 
     help="A checkpoint that was kept elsewhere; may be repeated.",
 )
 @click.option("--identity", metavar="VKEY", callback=_identity, help="The identity of the host: a vkey, or a file.")
+@click.option(
+    "--cosigner",
+    "cosigners",
+    metavar="VKEY",
+    multiple=True,
+    callback=_keys,
+    help="A collector's key: checkpoints that it cosigned are checked too. Default: [push] collector_key.",
+)
 @click.option("--since", metavar="TIME", callback=_moment, help="Read only segments with records after this.")
 @click.option(
     "--log", "log_dir", metavar="DIR", type=click.Path(path_type=Path), help="A copy of a log. Default: log_dir."
@@ -82,6 +98,7 @@ def command(  # noqa: PLR0913 -- the options
     *,
     against: tuple[Path, ...],
     identity: note.Key | None,
+    cosigners: tuple[note.Key, ...],
     since: int | None,
     log_dir: Path | None,
     as_json: bool,
@@ -92,12 +109,13 @@ def command(  # noqa: PLR0913 -- the options
         raise NotFoundError(f"there is no log at {where}; the recorder makes it (agentwatch record)")
     if log_dir is None:
         reads.report(config)
+    anchors = witnesses.find(where, cosigners or _configured(config), config.log.timestamp_roots)
     progress = Progress("checking")
     try:
         report = verify(
             where,
             identity=identity,
-            against=[read_note(path) for path in against],
+            against=[*(read_note(path) for path in against), *anchors.checkpoints],
             since_ns=since,
             make_examiner=Completeness,
             progress=progress,
@@ -105,10 +123,17 @@ def command(  # noqa: PLR0913 -- the options
     finally:
         progress.finish()
     if as_json:
-        print_json(_as_row(report))
+        print_json(_as_row(report) | {"witnessed": anchors.said, "unfit_anchors": anchors.unfit})
     else:
+        for line in (*anchors.said, *anchors.unfit):
+            click.echo(printable(line))
         _print(report)
     click.get_current_context().exit(INTACT if report.ok else BROKEN)
+
+
+def _configured(config: Config) -> tuple[note.Key, ...]:
+    key = config.push.collector_key
+    return () if key is None else (note.Key.parse(key),)
 
 
 def _print(report: Report) -> None:
