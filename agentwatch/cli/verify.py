@@ -156,7 +156,7 @@ def _print(report: Report) -> None:
         click.echo(printable(line))
     click.echo(f"integrity: {_integrity(report)}")
     if isinstance(report.examined, Completeness):
-        click.echo(f"completeness: {_completeness(report.examined)}")
+        click.echo(f"completeness: {_completeness(report.examined, _unreadable(report))}")
 
 
 def _integrity(report: Report) -> str:
@@ -180,12 +180,17 @@ def _limits(report: Report) -> list[str]:
     return lines
 
 
-def _completeness(seen: Completeness) -> str:
+def _unreadable(report: Report) -> int:
+    return sum(problem.lost for problem in report.framing.problems) - report.pruned - report.skipped
+
+
+def _completeness(seen: Completeness, unreadable: int) -> str:
     ended = f"; the log ends at {times.local(end)}" if (end := seen.end()) is not None else ""
     ended += "" if not ended or seen.ended else " without a recorder's goodbye, as while one runs"
-    if seen.complete:
+    if seen.complete and not unreadable:
         return f"complete, as far as the log tells{ended}"
     parts = [
+        *([f"{unreadable} records that cannot be read"] if unreadable else []),
         *_counts("gap", seen.gaps, seen.gap_bytes),
         *_counts("opaque flow", seen.opaque, seen.opaque_bytes),
         *_counts("divergence", seen.divergences, {}),
@@ -233,7 +238,8 @@ def _as_row(report: Report) -> dict[str, Any]:
     }
     if isinstance(seen, Completeness):
         names = ("kinds", "gaps", "gap_bytes", "opaque", "opaque_bytes", "divergences", "undecodable")
-        row["complete"] = seen.complete
+        row["unreadable"] = _unreadable(report)
+        row["complete"] = seen.complete and not row["unreadable"]
         row["completeness"] = {name: getattr(seen, name) for name in names} | {
             "silences": [silence._asdict() for silence in seen.silences],
             "silence_count": seen.silence_count,

@@ -184,3 +184,17 @@ kill -0 $recorder_pid || fail "the recorder is gone"
 heading "The log is whole, and the recorder still runs"
 run agentwatch verify
 run agentwatch status
+
+heading "An auditor elsewhere gets the session, the host's identity, and one file that checks it"
+agentwatch checkpoint --identity >"$root/identity"
+agentwatch checkpoint >"$root/checkpoint"
+run agentwatch evidence "$session" -o "$root/case.tlog.zip"
+cp "$here/../../agentwatch/standalone/agentwatch_verify.py" "$root/"
+echo "$ python3 agentwatch_verify.py --identity identity case.tlog.zip"
+"$venv/python" -I "$root/agentwatch_verify.py" --identity "$root/identity" "$root/case.tlog.zip"
+
+heading "Somebody with root's powers changes one word in a copy of the log"
+cp -r "$root/log" "$root/copy"
+run sed -i 's/UPDATE orders/UPDATE ordure/' "$root/copy/00000000000000000000.segment"
+run agentwatch verify --log "$root/copy" --against "$root/checkpoint" && fail "the change was not noticed"
+true
