@@ -141,6 +141,8 @@ def describe(error: Exception) -> str:
     """Return one line about an error of a socket or of TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "it ended the connection, as it does where it takes no certificate of ours; see its log"
     if isinstance(error, ssl.SSLError):
         return str(error.reason or error).lower().replace("_", " ")
     if isinstance(error, TimeoutError):

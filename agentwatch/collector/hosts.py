@@ -147,6 +147,7 @@ class Hosts:
         if known.host.enrolled and not known.silent and for_ns >= silent_ns:
             fields = {"name": known.host.name, "size": known.host.size, "silent_ns": for_ns}
             self._journal.append("host_silent", fields)
+            log.warning("%s has said nothing new for %d s", known.host.name, for_ns // 10**9)
             known.host.silent = known.silent = True
 
     def close(self) -> None:
