@@ -145,6 +145,9 @@ def _judge_tail(
     if following is not None and tail.seq < following.first_seq:
         how = tail.how or "the segment ends early"
         report.add(Problem(item.path, tail.offset, tail.seq, following.first_seq, how))
+        if not tail.plain:
+            # Apart from the numbers, which may be none that was ever given out: these bytes are not what was written.
+            report.add(Problem(item.path, tail.offset, tail.seq, tail.seq, tail.how))
         report.next_seq = following.first_seq
     elif following is not None:
         report.superseded_bytes += tail.length

@@ -78,6 +78,9 @@ class KeyFolder:
             path.chmod(0o700)  # not by umask
             _sync(path.parent)
         self._refuse_open(path, path.lstat())
+        for name in (CURRENT, NEXT):
+            with contextlib.suppress(FileNotFoundError):
+                self._refuse_open(path / name, (path / name).lstat())
 
     def load(self, name: str = CURRENT) -> EpochKeys | None:
         """Return the keys in a file, None without one."""
@@ -89,13 +92,15 @@ class KeyFolder:
         self._write(NEXT, _pack(keys))
 
     def promote(self) -> None:
-        """Let the next keys be the present ones; those before are overwritten first. Raises OSError.
+        """Let the next keys be the present ones; those before are overwritten first. Raises OSError; may be repeated.
 
         A file system that writes elsewhere (copy on write, a flash disk) may still have the old blocks: then it is
         only as gone as that disk forgets.
         """
-        self._overwrite(CURRENT)
-        (self.path / NEXT).rename(self.path / CURRENT)
+        if (self.path / NEXT).exists():
+            self._overwrite(CURRENT)
+            (self.path / NEXT).rename(self.path / CURRENT)
+        # Else it was only this that failed before, and the present keys are the ones to keep.
         _sync(self.path)
 
     def discard_next(self) -> None:

@@ -245,6 +245,13 @@ def find_record(data: bytes, begin: int, seq: int, seed: int) -> Found | GaveUp 
     if direct is not None and _claims(data, direct, seed) == (seq + 1) & _U32:
         return Found(direct, seq + 1)
     budget = SEARCH_BUDGET_BYTES
+    here = _claims(data, begin, seed)
+    if here is not None and direct is not None and direct < len(data):
+        # Whole frames were taken out in front of it. The end of the file does not prove that: a damaged check there would
+        # be a later record, too.
+        ahead = (here - seq) & _U32
+        if 0 < ahead <= MAX_RECORDS_LOST and _is_proved(data, direct, seq + ahead, seed, MAX_RECORDS_LOST):
+            return Found(begin, seq + ahead)
     for match in _LIKE_A_LENGTH.finditer(data, begin + 1):
         offset = match.start()
         end = _frame_end(data, offset)

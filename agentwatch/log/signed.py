@@ -224,7 +224,8 @@ class SignedLog:
             self._refused(e)
             self._retry_ns = now_ns + RETRY_NS
         else:
-            self.fault = None
+            if self._pending is None:
+                self.fault = None
 
     def _refused(self, error: OSError | StoreError) -> None:
         if self.fault is None:
@@ -265,7 +266,7 @@ class SignedLog:
     def _take(self, first: int, payloads: list[bytes]) -> None:
         if first != self._tree.size:
             raise LogError(f"record {first} is durable before the tree, of {self._tree.size} records, comes to it")
-        self._tree.extend(map(merkle.leaf_hash, payloads))
+        self._tree.extend(merkle.leaf_hashes(payloads))
         if self._pending is not None:
             keys, payload = self._pending
             if first <= keys.seq < first + len(payloads) and payloads[keys.seq - first] != payload:

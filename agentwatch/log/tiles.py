@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import LogError
@@ -27,7 +28,8 @@ HEIGHT = 8
 WIDTH = 1 << HEIGHT
 FOLDER = "tile"
 CACHED_TILES = 256
-"""Tiles a reader remembers, 2 MiB: a proof needs one of each level, neighbours share them."""
+"""Tiles a reader remembers, 4 MiB with the hashes inside of them: a proof needs one of each level, neighbours share
+them."""
 READ_ATTEMPTS = 10
 """Looks for a partial tile that is replaced meanwhile. A writer replaces it twice a second, a look takes far less."""
 
@@ -60,19 +62,21 @@ class TileReader:
     def __init__(self, log_dir: Path, size: int) -> None:
         self.size = size
         self._log_dir = log_dir
-        self._tiles: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, int], list[bytes]] = OrderedDict()
+        """Of each tile its hashes, and above them, as far as they were asked for, the levels inside of it."""
 
     def __call__(self, level: int, index: int) -> bytes:
         """Return the root of a complete subtree."""
         # The tile that has the subtree's leaves among its own hashes or just below.
         tile_level, above = divmod(level, HEIGHT)
-        first = index << above
-        hashes = self.tile(tile_level, first // WIDTH)
-        begin = first % WIDTH * HASH_BYTES
-        end = begin + (HASH_BYTES << above)
-        if end > len(hashes):
+        tile, at = divmod(index, WIDTH >> above)
+        levels = self._levels(tile_level, tile)
+        while len(levels) <= above:
+            levels.append(merkle.parents(levels[-1]))
+        found = levels[above][at * HASH_BYTES : (at + 1) * HASH_BYTES]
+        if not found:
             raise LogError(f"the tree of {self.size} records has no such hash: level {level}, number {index}")
-        return merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(begin, end, HASH_BYTES)])
+        return found
 
     def leaf(self, index: int) -> bytes:
         """Return a leaf hash."""
@@ -80,6 +84,9 @@ class TileReader:
 
     def tile(self, level: int, index: int) -> bytes:
         """Return the hashes of a tile as far as the tree of this size has them."""
+        return self._levels(level, index)[0]
+
+    def _levels(self, level: int, index: int) -> list[bytes]:
         key = (level, index)
         if (known := self._tiles.get(key)) is not None:
             self._tiles.move_to_end(key)
@@ -87,17 +94,16 @@ class TileReader:
         width = min(WIDTH, (self.size >> HEIGHT * level) - index * WIDTH)
         if index < 0 or width <= 0:
             raise LogError(f"the tree of {self.size} records has no tile {index} of level {level}")
-        data = self._read(level, index, width)
-        self._tiles[key] = data
+        levels = self._tiles[key] = [self._read(level, index, width)]
         if len(self._tiles) > CACHED_TILES:
             self._tiles.popitem(last=False)
-        return data
+        return levels
 
     def _read(self, level: int, index: int, width: int) -> bytes:
         # A partial tile may have been replaced by a wider one, or by the full one; and that one too while this looked.
         for _ in range(READ_ATTEMPTS):
             for wider in (width, WIDTH, *self._wider(level, index, width)):
-                data = _read_tile(self._log_dir / tile_path(level, index, wider), wider)
+                data = _read_tile(f"{self._log_dir}/{tile_path(level, index, wider)}", wider)
                 if data is not None:
                     return data[: width * HASH_BYTES]
         path = self._log_dir / tile_path(level, index, width)
@@ -137,9 +143,12 @@ class TileWriter:
 
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Add leaves, in memory: what the disk refuses must not stop the tree."""
-        for leaf in leaves:
-            self._put(0, leaf)
-            self.size += 1
+        rest = iter(leaves)
+        edge = self._level(0)
+        while some := b"".join(islice(rest, WIDTH - len(edge) // HASH_BYTES)):
+            edge += some
+            self.size += len(some) // HASH_BYTES
+            self._pass_on(0)
 
     def root(self) -> bytes:
         """Return the root of the tree as it is now."""
@@ -184,16 +193,18 @@ class TileWriter:
             self._edge.append(bytearray())
         return self._edge[level]
 
-    def _put(self, level: int, digest: bytes) -> None:
+    def _pass_on(self, level: int) -> None:
+        # The root of a tile that has become full goes into the one above.
         edge = self._level(level)
-        edge += digest
         if len(edge) < WIDTH * HASH_BYTES:
             return
         hashes = bytes(edge)
         edge.clear()
-        self._full.append((tile_path(level, self.size >> HEIGHT * (level + 1)), hashes))
-        root = merkle.subtree_root([hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)])
-        self._put(level + 1, root)
+        self._full.append((tile_path(level, (self.size >> HEIGHT * (level + 1)) - 1), hashes))
+        for _ in range(HEIGHT):
+            hashes = merkle.parents(hashes)
+        self._level(level + 1).extend(hashes)
+        self._pass_on(level + 1)
 
     def _write(self, name: str, data: bytes) -> None:
         path = self._log_dir / name
@@ -209,12 +220,15 @@ class TileWriter:
         path.chmod(self._mode | (self._mode & 0o444) >> 2)
 
 
-def _read_tile(path: Path, width: int) -> bytes | None:
+def _read_tile(path: str, width: int) -> bytes | None:
     # None if there is none, or if it is not exactly as long as its name says.
     wanted = width * HASH_BYTES
     try:
-        with path.open("rb") as file:
-            data = file.read(wanted + 1)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, wanted + 1)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:

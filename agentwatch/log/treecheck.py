@@ -64,6 +64,9 @@ class Tree:
         self.size = size
         self._tiles = TileReader(log_dir, size)
         self._roots = list(roots)
+        self._above: dict[tuple[int, int], bytes] = {}
+        """Roots of full tiles of higher levels as they follow from ``_roots``: each epoch asks for a root of the whole
+        tree. One for 256 of those, so there is no limit."""
         self._replaced: dict[int, list[bytes]] = {}
 
     def replace(self, index: int, leaves: list[bytes]) -> None:
@@ -71,6 +74,7 @@ class Tree:
         self._replaced[index] = leaves
         if len(leaves) == WIDTH:
             self._roots[index] = merkle.subtree_root(leaves)
+            self._above.clear()
 
     def full_root(self, index: int) -> bytes | None:
         """Return the root of a full tile, as far as it is known."""
@@ -82,18 +86,29 @@ class Tree:
 
     def __call__(self, level: int, index: int) -> bytes:
         """Return the root of a complete subtree. Raises LogError where a tile is missing."""
-        if level >= HEIGHT:
-            width = 1 << level - HEIGHT
-            found = self._roots[index * width : (index + 1) * width]
-            parts = [root for root in found if root is not None]
-            if len(parts) < width:
-                raise LogError(f"a tile under level {level}, number {index} is missing")
-            return merkle.subtree_root(parts)
+        tile_level, above = divmod(level, HEIGHT)
+        if tile_level:
+            parts = range(index << above, (index + 1) << above)
+            return merkle.subtree_root([self._root_above(tile_level, part) for part in parts])
         first = index << level
         leaves = self.leaves(first // WIDTH)[first % WIDTH :][: 1 << level]
         if len(leaves) < 1 << level:
             raise LogError(f"the leaves under level {level}, number {index} are missing")
         return merkle.subtree_root(leaves)
+
+    def _root_above(self, level: int, index: int) -> bytes:
+        # Of the full tiles under one hash of a tile of this level.
+        if level == 1:
+            root = self._roots[index] if index < len(self._roots) else None
+            if root is None:
+                raise LogError(f"tile {index} is missing")
+            return root
+        known = self._above.get((level, index))
+        if known is None:
+            below = range(index << HEIGHT, (index + 1) << HEIGHT)
+            known = merkle.subtree_root([self._root_above(level - 1, part) for part in below])
+            self._above[level, index] = known
+        return known
 
     def has(self, seq: int, payload: bytes) -> bool:
         """Tell whether this is the record that the tree has at this number."""

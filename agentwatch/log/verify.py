@@ -36,6 +36,11 @@ SMALL_BYTES = 16 * 1024 * 1024
 _COPY_NAME = re.compile(r"[0-9]{20}\Z")
 PRUNE = b"\xa4kind\xa5prune"
 """How the record of what was pruned says what it is."""
+_OTHER_KIND = re.compile(rb"(?:[\x80-\x8f]|\xde..)\xa4kind[\xa0-\xbf](?!epoc|prun)", re.DOTALL)
+HEAD_BYTES = 13
+"""The size of a map of up to 65,535 keys, the key ``kind``, the length of its value and four letters of it."""
+MAX_HEADS = 4096
+"""Beginnings that are remembered. Each kind makes a few; damage that is none of the disk's could make any number."""
 MAX_DIFFERING = 1000
 """Records of one segment that are named; more are told as one problem."""
 ATTEMPTS = 5
@@ -249,6 +254,9 @@ class _LeafCheck:
         self._tiles = TileReader(job.log_dir, job.size)
         self._differing: list[int] = []
         self._bad_tiles: dict[int, str] = {}
+        self._others: set[bytes] = set()
+        """How records begin that are of some other kind than the two that are looked for, by the map's first key. A
+        second ``kind`` would make it no record."""
         self.epochs: list[tuple[int, bytes]] = []
         self.prunes: list[tuple[int, bytes]] = []
         self.examiner = job.make_examiner()
@@ -257,17 +265,24 @@ class _LeafCheck:
         add = self.examiner.add
         for number, payload in enumerate(payloads, seq):
             add(number, payload)
-            if payload[:16].find(PRUNE) >= 0:
-                self.prunes.append((number, payload))
-            elif len(payload) < note.MAX_NOTE_BYTES and epochs.looks_like(payload):
-                self.epochs.append((number, payload))
+            if payload[:HEAD_BYTES] not in self._others:
+                self._look(number, payload)
+        # A segment may begin behind the checkpoint.
         end = min(seq + len(payloads), self._job.size)
-        for first in range(seq - seq % WIDTH, end, WIDTH):
+        for first in range(seq - seq % WIDTH, end, WIDTH) if seq < end else ():
             self._compare(max(seq, first), payloads[max(seq, first) - seq : min(first + WIDTH, end) - seq])
+
+    def _look(self, seq: int, payload: bytes) -> None:
+        if payload[:16].find(PRUNE) >= 0:
+            self.prunes.append((seq, payload))
+        elif len(payload) < note.MAX_NOTE_BYTES and epochs.looks_like(payload):
+            self.epochs.append((seq, payload))
+        elif _OTHER_KIND.match(payload) and len(self._others) < MAX_HEADS:
+            self._others.add(payload[:HEAD_BYTES])
 
     def _compare(self, seq: int, payloads: list[bytes]) -> None:
         # Records of one tile.
-        leaves = b"".join(map(merkle.leaf_hash, payloads))
+        leaves = b"".join(merkle.leaf_hashes(payloads))
         index, at = divmod(seq, WIDTH)
         try:
             wanted = self._tiles.tile(0, index)[at * HASH_BYTES :][: len(leaves)]
