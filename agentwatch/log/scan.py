@@ -247,8 +247,8 @@ def find_record(data: bytes, begin: int, seq: int, seed: int) -> Found | GaveUp 
     budget = SEARCH_BUDGET_BYTES
     here = _claims(data, begin, seed)
     if here is not None and direct is not None and direct < len(data):
-        # Whole frames were taken out in front of it. The end of the file does not prove that: a damaged check there would
-        # be a later record, too.
+        # Whole frames were taken out in front of it. The end of the file does not prove that: with a damaged check the
+        # last record would be a later one, too.
         ahead = (here - seq) & _U32
         if 0 < ahead <= MAX_RECORDS_LOST and _is_proved(data, direct, seq + ahead, seed, MAX_RECORDS_LOST):
             return Found(begin, seq + ahead)
