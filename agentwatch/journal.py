@@ -16,6 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import StoreError
+from agentwatch.log.appender import RESERVE_BYTES
 from agentwatch.log.signed import Options, SignedLog
 from agentwatch.log.writer import NO_SPACE
 from agentwatch.records.encoding import encode
@@ -49,6 +50,8 @@ CRITICAL_KINDS = frozenset(
 )
 MAX_WAITING_BYTES = 128 * 1024 * 1024
 """Above it the recorder leaves events in the ring: there the kernel counts what finds no room."""
+MAX_UNTRIED_BYTES = RESERVE_BYTES // 2
+"""What waits has to find room in the space for last words, together with these."""
 MAX_SESSIONS = 65536
 """Sessions whose numbers are remembered. The one that had no record for longest is forgotten; if it has another one
 then, its numbers begin again, and who checks takes that for an omission: the safe side."""
@@ -80,8 +83,23 @@ class Journal:
 
     @property
     def crowded(self) -> bool:
-        """Whether so much waits for the disk that no more should be read."""
-        return self.writer.waiting_bytes > MAX_WAITING_BYTES
+        """Whether so much waits for the disk that no more should be read.
+
+        With ``drop-oldest`` while it is full as well: the record of what is pruned comes behind what waits, and all of
+        that has to find room before anything is removed.
+        """
+        pruning = self.full and self._policy == "drop-oldest"
+        return pruning or self.writer.waiting_bytes > MAX_WAITING_BYTES
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether to commit before more is appended, so that a disk that turns out to be full can still be told of."""
+        return self.fault is None and self.writer.waiting_bytes >= MAX_UNTRIED_BYTES
+
+    @property
+    def needs_trial(self) -> bool:
+        """Whether it takes another record to find out if the disk still refuses: none waits that would be tried."""
+        return self.fault is not None and self.writer.waiting_bytes == 0
 
     @property
     def must_stop(self) -> bool:
@@ -102,6 +120,7 @@ class Journal:
 
     def commit(self, now_ns: int, *, everything: bool = False) -> bool:
         """Commit what is due, or everything; whether the log took it. ``now_ns`` is CLOCK_MONOTONIC."""
+        before = self.writer.durable_seq
         try:
             if everything:
                 self.writer.commit()
@@ -110,8 +129,11 @@ class Journal:
         except StoreError as e:
             self._refused(e)
             return False
+        if self.fault is not None and self.writer.durable_seq == before:
+            # Nothing was tried: the disk rests, or what waited went into the space for last words.
+            return self.writer.waiting_bytes == 0
         self.fault = None
-        if self.full and self.writer.waiting_bytes == 0:
+        if self.full:
             self.full = False
             self._say(ROOM_AGAIN, 0, "the disk takes records again")
         while self.writer.faults:
@@ -158,19 +180,18 @@ class Journal:
         return number
 
     def _refused(self, error: StoreError) -> None:
-        if self.fault != str(error):
+        if self.fault is None:  # once: how many records wait changes all the time
             log.error("%s", error)
         self.fault = str(error)
         if not _is_full(error):
             return
+        if not self.full:
+            self.full = True
+            cause = error.__cause__
+            number = cause.errno if isinstance(cause, OSError) else None
+            self._say(NO_ROOM, number or 0, f"the disk is full; what happens now: {self._policy}")
         if self._policy == "drop-oldest" and self.make_room():
             self.writer.retry()
-        if self.full:
-            return
-        self.full = True
-        cause = error.__cause__
-        number = cause.errno if isinstance(cause, OSError) else None
-        self._say(NO_ROOM, number or 0, f"the disk is full; what happens now: {self._policy}")
 
     def _say(self, operation: str, number: int, message: str) -> None:
         waiting = self.writer.next_seq - self.writer.durable_seq

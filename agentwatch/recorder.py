@@ -236,6 +236,9 @@ class Recorder:
         self._yield_or_hurry()
         batch = self._ring.read(0 if self._journal.crowded else BATCH_BYTES)
         for position, data in batch.events:
+            if self._journal.wants_commit and not self._journal.commit(time.monotonic_ns(), everything=True):
+                self._ring.position = position  # the rest of the batch is read again, when there is room for more
+                break
             records = self._records_of(position, data)
             if position <= self._skip_position:
                 records = self._not_logged(position, records)
@@ -336,7 +339,7 @@ class Recorder:
         if (self._held or self._holding_all) and self._ring.fill < MODEST_FILL * self._ring.size:
             holding.release(self._stopped_fd)
         self._write_status(account)
-        if now - self._beat_at >= HEARTBEAT_NS or force:
+        if now - self._beat_at >= HEARTBEAT_NS or self._journal.needs_trial or force:
             self._beat_at = now
             total = counters.total(account)
             fields = {"seen": total.seen, "submitted": total.submitted, "received": self._ledger.received}
@@ -406,6 +409,7 @@ class Recorder:
 
     def _write_status(self, account: counters.Account) -> None:
         total = counters.total(account)
+        unsigned = self._journal.signed.fault
         content = {
             "pid": os.getpid(),
             "seen": total.seen,
@@ -423,7 +427,7 @@ class Recorder:
             "flows": len(self._observer.flows),
             "backlog_bytes": self._ring.backlog,
             "probe_mode": self._loaded.probe_mode,
-            "fault": self._journal.fault or self._journal.signed.fault,
+            "fault": self._journal.fault or (unsigned and f"cannot sign the log: {unsigned}"),
             "detached": self._watchdog.detached,
             "canary": self._canary.status if self.config.canary_seconds else "off",
         }

@@ -8,7 +8,9 @@ session under legal hold.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -16,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from agentwatch.errors import AgentwatchError
+from agentwatch.errors import AgentwatchError, StoreError
 from agentwatch.log import folder, retention
+from agentwatch.log.appender import RESERVE_BYTES
 from agentwatch.log.sealing import Sealer
+from agentwatch.log.writer import NO_SPACE
 from agentwatch.requests.holds import read_holds
 
 if TYPE_CHECKING:
@@ -45,11 +49,14 @@ class Upkeep:
         self._config = config
         self._journal = journal
         self._envelope = envelope
+        self._drops_oldest = config.log.disk_full == "drop-oldest"
         self._keep = retention.Keep(config.log.keep_days * retention.DAY_NS, config.log.keep_bytes)
         self._pruned = folder.read_pruned(config.log_dir)
         self._ready: deque[Candidate] = deque()
         self._leaving: tuple[int, bytes, Candidate] | None = None
         """The number and payload of the record that names it, and the segment that goes when that is durable."""
+        self._copy: bytes | None = None
+        """The newest ``prune`` record, until ``pruned`` is a copy of it."""
         self._sealer = Sealer(config.log_dir)
         self._stamper = _stamper(config)
         self._closing = threading.Event()
@@ -70,25 +77,37 @@ class Upkeep:
     def tick(self) -> None:
         """Do what is due."""
         self._sealer.tick(self._journal.writer.segment_seq)
-        while self._sealer.errors:
-            log.warning("%s", self._sealer.errors.popleft())
+        self._sealer.errors.clear()  # it has logged them
         self._finish()
+        with contextlib.suppress(OSError):
+            self._keep_copy()
         if self._leaving is None and self._ready:
             self._announce(self._ready.popleft(), "age-or-size")
+        if self._drops_oldest and self._journal.signed.fault is not None and self._has_no_space():
+            # No commit is refused while records fit into what their segment has allocated; a checkpoint is.
+            self.make_room()
 
     def make_room(self) -> bool:
-        """Prune the oldest segment that may go, though it is neither too old nor too much; whether there was one."""
+        """Prune the oldest segment that may go, though it is neither too old nor too much; whether one was removed."""
         try:
-            self._finish()
-            for one in self._candidates(retention.Keep(size=1)):
+            if self._leaving is None:
+                one = next(self._candidates(retention.Keep(size=1)), None)
+                if one is None:
+                    return False
                 retention.check_tiles(self._config.log_dir, one, tree_size=self._tree_size())
                 self._announce(one, "disk-full")
-                self._journal.writer.commit(reserve=True)
-                self._finish(signed=False)  # a checkpoint may need the very room; it follows in half a second
-                return self._leaving is None
         except AgentwatchError as e:
             log.error("cannot make room in %s: %s", self._config.log_dir, e)  # noqa: TRY400 -- one line
-        return False
+            return False
+        try:
+            self._journal.writer.commit(reserve=True)
+        except StoreError:
+            return False  # nothing is removed that no record tells of; the journal says what the disk does
+        return self._finish(signed=False)  # a checkpoint may need the very room; it follows in half a second
+
+    def _has_no_space(self) -> bool:
+        found = os.statvfs(self._config.log_dir)
+        return found.f_bfree * found.f_frsize < RESERVE_BYTES
 
     def close(self) -> None:
         """Stop what runs beside the recorder."""
@@ -132,19 +151,39 @@ class Upkeep:
         payload: bytes = msgpack.packb(record)
         self._leaving = (self._journal.append(record), payload, one)
 
-    def _finish(self, *, signed: bool = True) -> None:
+    def _finish(self, *, signed: bool = True) -> bool:
         # Only a record that is signed for proves that the segment was removed on purpose.
         known = self._tree_size() if signed else self._journal.writer.durable_seq
         if self._leaving is None or known <= self._leaving[0]:
-            return
-        _, payload, one = self._leaving
+            return False
+        _, self._copy, one = self._leaving
         self._leaving = None
         try:
-            folder.write_pruned(self._config.log_dir, payload, reader_gid=self._config.reader_gid())
+            # Before the segment goes: the next recorder goes on from the copy. But a full disk has no block for it.
+            with _full_disk_suppressed():
+                self._keep_copy()
             freed = retention.remove(one)
             log.info("pruned %s: %d bytes", one.path.name, freed)
+            self._keep_copy()
         except (AgentwatchError, OSError) as e:
             log.error("%s", e)  # noqa: TRY400 -- one line; it is a candidate again in an hour
+            return False
+        return True
+
+    def _keep_copy(self) -> None:
+        """Make ``pruned`` a copy of the newest record of what was pruned, unless it is. Raises OSError."""
+        if self._copy is not None:
+            folder.write_pruned(self._config.log_dir, self._copy, reader_gid=self._config.reader_gid())
+            self._copy = None
+
+
+@contextlib.contextmanager
+def _full_disk_suppressed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in NO_SPACE:
+            raise
 
 
 def _stamper(config: Config) -> Stamper | None:

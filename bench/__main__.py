@@ -1,18 +1,19 @@
 """Measure agentwatch on this machine and write docs/performance.md: ``make bench``.
 
 PostgreSQL, the probes and the recorder run under temporary roots, as in the kernel tests; each section of the page has
-an instance of agentwatch to itself. Ratios are medians over interleaved pairs of runs (outside, inside, outside,
-inside ...), so that a slow drift of the machine meets both.
+an instance of agentwatch to itself, that about the log none of all this. Ratios are medians over interleaved pairs of
+runs (outside, inside, outside, inside ...), so that a slow drift of the machine meets both.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from pathlib import Path
 
-from bench import drain, host, limits, loading, report, report_tls, throughput, tls
+from bench import drain, host, limits, loading, log, report, report_log, report_tls, throughput, tls
 
 RATES = (1000, 2000, 5000, 10000, 20000, 50000, 0)
 """Execs and sends a second."""
@@ -21,13 +22,21 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 def main() -> None:
     options = _options()
-    with host.prepared() as place:
-        throughput.prepare(place.server)
-        arguments_given = f' BENCH_ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""
-        page = report.head(f"make bench{arguments_given}", place.server.version)
-        for name in options.only or SECTIONS:
+    arguments_given = f' BENCH_ARGS="{shlex.join(sys.argv[1:])}"' if sys.argv[1:] else ""
+    parts = []
+    with contextlib.ExitStack() as stack:
+        place: host.Host | None = None
+        for name in options.only or (*SECTIONS, *ALONE):
             progress(f"section {name}")
-            page += SECTIONS[name](place, options)
+            if name in ALONE:
+                parts.append(ALONE[name](options))
+                continue
+            if place is None:
+                place = stack.enter_context(host.prepared())
+                throughput.prepare(place.server)
+            parts.append(SECTIONS[name](place, options))
+        head = report.head(f"make bench{arguments_given}", place.server.version if place else None)
+    page = "".join([head, *parts])
     if options.print:
         print(page)
     else:
@@ -43,7 +52,8 @@ def _options() -> argparse.Namespace:
     arguments.add_argument("--download", type=int, default=2 << 30, help="bytes of the file that is fetched")
     arguments.add_argument("--https-download", type=int, default=1 << 30, help="bytes that are fetched over HTTPS")
     arguments.add_argument("--rows", type=int, default=1_000_000, help="of the result that is fetched")
-    arguments.add_argument("--only", action="append", choices=list(SECTIONS), help="this section; needs --print")
+    arguments.add_argument("--log-records", type=int, default=1_000_000, help="of the log that is verified and opened")
+    arguments.add_argument("--only", action="append", choices=[*SECTIONS, *ALONE], help="this section; needs --print")
     arguments.add_argument("--print", action="store_true", help="print the page and do not write it")
     options = arguments.parse_args()
     if options.only and not options.print:
@@ -85,12 +95,18 @@ def _tls(place: host.Host, options: argparse.Namespace) -> str:
     return report_tls.section(tls.measure(place, sizes))
 
 
+def _log(options: argparse.Namespace) -> str:
+    return report_log.section(log.measure(log.Sizes(options.pairs, options.log_records), progress))
+
+
 def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 SECTIONS = {"clients": _clients, "recorder": _recorder, "payload": _payload, "rates": _rates, "tls": _tls}
 """In the order of the page."""
+ALONE = {"log": _log}
+"""Behind them: without a user, a server or probes, so also where there can be none."""
 
 
 if __name__ == "__main__":

@@ -41,14 +41,15 @@ of it, and its inverse is the rate that one core sustains.
 """
 
 
-def machine(postgresql: str) -> str:
-    """Describe the machine in a line, without its name."""
+def machine(postgresql: str | None) -> str:
+    """Describe the machine in a line, without its name; with the version of the server, if there is one."""
     kernel = ".".join(platform.release().split(".")[:2])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    server = f"PostgreSQL {postgresql} on the same machine, " if postgresql else ""
     return (
         f"{os.cpu_count()} cores ({_cpu_model()}), {memory:.0f} GiB, Linux {kernel}, {system}, "
-        f"PostgreSQL {postgresql} on the same machine, Python {platform.python_version()}."
+        f"{server}Python {platform.python_version()}."
     )
 
 
@@ -59,7 +60,7 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def head(command: str, postgresql: str) -> str:
+def head(command: str, postgresql: str | None) -> str:
     """Return the top of the page."""
     return _HEAD.format(command=command, machine=machine(postgresql))
 

@@ -108,12 +108,26 @@ def looks_like(payload: bytes) -> bool:
 
 def _unpack(payload: bytes) -> dict[Any, Any]:
     try:
-        record = msgpack.unpackb(payload, raw=False, strict_map_key=False)
+        # As docs/log-format.md reads it: what is no record for one verifier must not be one for another.
+        record = msgpack.unpackb(
+            payload, raw=False, strict_map_key=True, object_pairs_hook=_no_key_twice, ext_hook=_no_extension
+        )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as e:  # TypeError: a map as a key of a map
         raise NoteError("an epoch's record is not msgpack") from e
     if not isinstance(record, dict):
         raise NoteError("an epoch's record is not a map")
     return record
+
+
+def _no_key_twice(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def _no_extension(code: int, _data: bytes) -> Any:
+    raise ValueError(f"there is an extension type, {code}")
 
 
 class BrokenChainError(NoteError):
@@ -142,12 +156,12 @@ class Chain:
         certificate = epoch.certificate
         number = len(self.epochs)
         keys = self.epochs[-1].certificate.keys if self.epochs else (self.identity,)
-        since = self.epochs[-1].seq + 1 if self.epochs else 0
+        since = self.epochs[-1].seq if self.epochs else 0
         if certificate.number != number or certificate.seq != epoch.seq or (epoch.seq == 0) != (number == 0):
             raise BrokenChainError(
                 since, f"record {epoch.seq} should begin epoch {number}, and its certificate is for something else"
             )
-        if epoch.seq < since:
+        if self.epochs and epoch.seq <= since:
             raise BrokenChainError(since, f"record {epoch.seq} begins epoch {number}, and is before epoch {number - 1}")
         if self.epochs and certificate.origin != self.origin:
             raise BrokenChainError(since, f"the certificate in record {epoch.seq} is of the log {certificate.origin}")

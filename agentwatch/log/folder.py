@@ -184,11 +184,12 @@ def pruned_ranges(payload: bytes) -> list[tuple[int, int]]:
     """Return the ranges that a ``prune`` record names. Raises ValueError if it is none."""
     try:
         record = msgpack.unpackb(payload, strict_map_key=False)
-        if record["kind"] != PRUNE:
-            raise ValueError(f"it is of the kind {record['kind']!r}")
-        return [(int(first), int(end)) for first, end in record["pruned"]]
+        kind, ranges = record["kind"], [(first, end) for first, end in record["pruned"]]
     except (KeyError, TypeError, msgpack.UnpackException, RecursionError) as e:
         raise ValueError("it is not a prune record") from e
+    if kind != PRUNE or any(type(number) is not int for pair in ranges for number in pair):
+        raise ValueError("it is not a prune record with ranges of numbers")
+    return ranges
 
 
 def unsupported(path: Path, error: segment.UnsupportedVersionError) -> LogError:

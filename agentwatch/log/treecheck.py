@@ -155,7 +155,7 @@ def judge(log_dir: Path, tree: Tree, signed: bytes, differing: Sequence[Problem]
     for index, leaves in of_records.items():
         tree.replace(index, leaves)
     if tree.root(tree.size) == signed:
-        altered = [_altered(log_dir, tree, 0, index) for index in of_records]
+        altered = [tile for index in of_records if (tile := _altered(log_dir, tree, 0, index)).path.exists()]
         kept = [problem for problem in differing if problem.seq // WIDTH not in of_records]
         return [*altered, *kept, *_upper(log_dir, tree)], True
     # Which of the tiles were altered nobody can say then. Where it begins, the chain of epochs tells the caller.
@@ -190,8 +190,9 @@ def _upper(log_dir: Path, tree: Tree) -> Iterable[Problem]:
                 right = tiles.tile(level, index) == b"".join(wanted)
             except LogError:
                 right = False
-            if not right:
-                yield _altered(log_dir, tree, level, index)
+            altered = _altered(log_dir, tree, level, index)
+            if not right and altered.path.exists():  # one that is not there can be computed
+                yield altered
         level += 1
 
 

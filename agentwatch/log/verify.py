@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgpack
-
 from agentwatch.errors import LogError, NotFoundError
 from agentwatch.log import checkpoint, epochs, folder, framing, note, segment, treecheck
 from agentwatch.log.epochs import BrokenChainError, Chain, Epoch
@@ -26,7 +24,7 @@ from agentwatch.log.merkle import VOID_LEAF
 from agentwatch.log.parallel import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from agentwatch.log.checkpoint import Checkpoint
@@ -131,7 +129,7 @@ def _verify(
     differing = [problem for one in found for problem in one.differing]
     problems, proved = treecheck.judge(log_dir, tree, signed.root, differing)
     report.problems += problems
-    _excuse(report, tree, [payload for one in found for seq, payload in one.prunes if tree.has(seq, payload)])
+    _excuse(report, tree, [(seq, payload) for one in found for seq, payload in one.prunes if tree.has(seq, payload)])
     report.identity_given = kept.identity is not None
     report.identity = _read_identity(report, log_dir, kept.identity)
     if report.identity is not None:
@@ -220,29 +218,46 @@ def _read_checkpoint(report: Report, log_dir: Path) -> tuple[note.Note | None, C
     return None, None
 
 
-def _excuse(report: Report, tree: treecheck.Tree, prunes: list[bytes]) -> None:
+def _excuse(report: Report, tree: treecheck.Tree, prunes: list[tuple[int, bytes]]) -> None:
     """Take numbers without a record out of the problems that the log accounts for: pruned ones, and void ones.
 
     ``prunes`` are those that the tree has: anybody with root can write one behind the checkpoint.
     """
-    pruned = _pruned_ranges(prunes[-1]) if prunes else []
+    pruned = _pruned_ranges(*prunes[-1]) if prunes else []
     kept = []
     for problem in report.problems:
-        if problem.lost and any(first <= problem.seq and problem.next_seq <= end for first, end in pruned):
-            report.pruned += problem.lost
-        elif problem.lost and _is_void(tree, problem):
-            report.skipped += problem.lost
-        else:
-            kept.append(problem)
+        left = list(_without(problem, pruned)) if problem.lost else [problem]
+        report.pruned += problem.lost - sum(part.lost for part in left)
+        for part in left:
+            if part.lost and _is_void(tree, part):
+                report.skipped += part.lost
+            else:
+                kept.append(part)
     report.problems = kept
 
 
-def _pruned_ranges(payload: bytes) -> list[tuple[int, int]]:
+def _without(problem: Problem, ranges: list[tuple[int, int]]) -> Iterator[Problem]:
+    # What is left of the numbers of a problem when those of the ranges, which ascend, are taken out.
+    at = problem.seq
+    for first, end in ranges:
+        if end <= at or first >= problem.next_seq:
+            continue
+        if first > at:
+            yield problem._replace(seq=at, next_seq=first)
+        at = end
+    if at < problem.next_seq:
+        yield problem._replace(seq=at)
+
+
+def _pruned_ranges(seq: int, payload: bytes) -> list[tuple[int, int]]:
+    # Of the record ``seq``. One that is not as docs/log-format.md has it names nothing.
     try:
-        ranges = msgpack.unpackb(payload, strict_map_key=False)["pruned"]
-        return [(int(first), int(end)) for first, end in ranges]
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException, RecursionError):
+        ranges = folder.pruned_ranges(payload)
+    except ValueError:
         return []
+    numbers = [number for pair in ranges for number in pair]
+    ascending = all(first < end for first, end in ranges) and numbers == sorted(numbers)
+    return ranges if ascending and all(0 <= number <= seq for number in numbers) else []
 
 
 def _is_void(tree: treecheck.Tree, problem: Problem) -> bool:
@@ -277,7 +292,7 @@ def _read_identity(report: Report, log_dir: Path, given: note.Key | None) -> not
     # The one that was given counts; the file has to say the same, and nothing else.
     path = log_dir / epochs.IDENTITY_FILE
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_bytes().decode()
         found = note.Key.parse(content)
     except (OSError, UnicodeDecodeError, note.NoteError) as e:
         report.problems.append(Problem(path, 0, 0, 0, f"there is no identity in the log: {e}"))
@@ -336,7 +351,7 @@ def _check_signatures(
 ) -> bool:
     """Check the log's own checkpoint; True if the keys of its epoch signed it."""
     path = report.framing.log_dir / checkpoint.FILE
-    since = chain.epochs[-1].seq + 1 if chain.epochs else 0
+    since = chain.epochs[-1].seq if chain.epochs else 0
     try:
         chain.verify(signed_note)
     except note.NoteError as e:
@@ -373,7 +388,7 @@ def _contradiction(
     if wanted.size > tree.size:
         how = f"the log was cut: the checkpoint kept elsewhere has {wanted.size} records, this log {tree.size}"
         return tree.size, how
-    since = max((epoch.seq + 1 for epoch in chain.epochs if epoch.seq < wanted.size), default=0)
+    since = max((epoch.seq for epoch in chain.epochs if epoch.seq < wanted.size), default=0)
     try:
         chain.verify(kept)
     except note.NoteError as e:

@@ -27,9 +27,12 @@ SILENCE_NS = 3 * HEARTBEAT_NS
 MAX_SILENCES = 1000
 """Silences that are listed; more are counted."""
 
-_KIND = re.compile(rb"(?:[\x80-\x8f]|\xde..|\xdf....)\xa4kind[\xa0-\xbf]([a-z_]+)", re.DOTALL)
+_KIND = re.compile(rb"(?:[\x80-\x8f]|\xde..)\xa4kind([\xa0-\xbf])", re.DOTALL)
 """The key ``kind`` is the first in every record that agentwatch writes, so most records need not be decoded."""
-_LOOKED_AT = frozenset({"gap", "opaque", "divergence", "heartbeat", "observer_start", "observer_stop"})
+_HEAD_BYTES = 9
+"""What ``_KIND`` matches, at the longest: where the kind is in a record follows from these."""
+MAX_REMEMBERED = 1024
+"""Beginnings and kinds of records that are remembered; more are looked at each time. There are a few of each."""
 
 
 class Beat(NamedTuple):
@@ -76,6 +79,10 @@ class Completeness:
     """Opaque flows that may be told of again: by boot and connection the reason and the bytes so far."""
     closed: set[tuple[str, str]] = field(default_factory=set)
     """Opaque flows whose last word is in this part of the log."""
+    _places: dict[bytes, slice] = field(default_factory=dict, repr=False, compare=False)
+    """Where the kind is, by how the record begins."""
+    _names: dict[bytes, str] = field(default_factory=dict, repr=False, compare=False)
+    """Kinds of which no more than their number is told."""
 
     @property
     def complete(self) -> bool:
@@ -91,22 +98,38 @@ class Completeness:
     def add(self, seq: int, payload: bytes) -> None:
         """Look at a record."""
         self.last_record = payload
-        match = _KIND.match(payload)
-        kind = match[1].decode() if match else None
-        if kind is not None and kind not in _LOOKED_AT and self.first_time_ns is not None:
-            self.kinds[kind] += 1
-            return
+        place = self._places.get(payload[:_HEAD_BYTES])
+        if place is not None:
+            name = self._names.get(payload[place])
+            if name is not None:
+                self.kinds[name] += 1
+                return
+        self._look(seq, payload)
+
+    def _look(self, seq: int, payload: bytes) -> None:
         try:
             record = decode(payload)
         except LogError:
             self.undecodable += 1
             return
-        self.kinds[record["kind"]] += 1
+        kind = record["kind"]
+        self.kinds[kind] += 1
         if self.first_time_ns is None:
             self.first_time_ns = _time(record)
-        look = _LOOKS.get(record["kind"])
+        look = _LOOKS.get(kind)
         if look is not None:
             look(self, seq, record)
+        elif self.first_time_ns is not None:
+            self._remember(payload, kind)
+
+    def _remember(self, payload: bytes, kind: str) -> None:
+        match = _KIND.match(payload)
+        if match is None or len(self._places) >= MAX_REMEMBERED or len(self._names) >= MAX_REMEMBERED:
+            return
+        place = slice(match.end(), match.end() + match[1][0] - 0xA0)
+        if payload[place] == kind.encode():
+            self._places[payload[:_HEAD_BYTES]] = place
+            self._names[payload[place]] = kind
 
     def merge(self, later: Self) -> None:
         """Take what was seen in the records after mine."""

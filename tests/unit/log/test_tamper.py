@@ -52,7 +52,7 @@ class Kept(NamedTuple):
 
     def since(self, when: str) -> int:
         """Return the first record that the keys of the epoch in question sign for."""
-        return self.begun[1 if when == EARLIER else 2] + 1
+        return self.begun[1 if when == EARLIER else 2]
 
     def victim(self, when: str) -> int:
         """Return the record that the attack is about."""
@@ -397,7 +397,7 @@ def test_epoch_record_that_is_gone_from_the_tree_too_breaks_the_chain(kept: Kept
     a.payloads[kept.begun[1]] = b"no epoch"
     a.write_all()
     a.sign(host.keys())
-    assert verify(host.log_dir, identity=kept.identity).broken_at == kept.begun[0] + 1
+    assert verify(host.log_dir, identity=kept.identity).broken_at == kept.begun[0]
 
 
 def test_checkpoint_of_any_size_is_refused_in_no_time(kept: Kept, host: Host) -> None:

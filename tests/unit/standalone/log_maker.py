@@ -94,12 +94,12 @@ class Signer:
     def vkey(self) -> str:
         return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(self.data).decode()}"
 
-    def line(self, text: str, *, certificate: bool = False) -> str:
-        body, time = text.encode(), struct.pack(">Q", 1_760_000_000)
+    def line(self, text: str, *, certificate: bool = False, time: int = 1_760_000_000) -> str:
+        body, eight = text.encode(), struct.pack(">Q", 0 if certificate else time)
         if isinstance(self.private, MLDSA44PrivateKey):
-            signature = time + self._ml_dsa(text, time, certificate=certificate)
+            signature = eight + self._ml_dsa(text, eight, certificate=certificate)
         elif self.kind == 4:
-            signature = time + self.private.sign(b"cosignature/v1\ntime 1760000000\n" + body)
+            signature = eight + self.private.sign(b"cosignature/v1\ntime %d\n" % time + body)
         else:
             signature = self.private.sign(body)
         return f"\u2014 {self.name} {base64.b64encode(self.key_id + signature).decode()}\n"
@@ -153,7 +153,7 @@ class Log:
         self.epochs.append((seq, keys))
 
     def add(self, **fields: Any) -> int:
-        fields = {"time_ns": TIME_NS + len(self.payloads) * 10**9, **fields}
+        fields = {"time": TIME_NS + len(self.payloads) * 10**9, **fields}
         self.payloads.append(msgpack.packb(fields))
         return len(self.payloads) - 1
 
@@ -256,9 +256,9 @@ def zipped(files: dict[str, bytes], target: Path) -> Path:
     return target
 
 
-def compressed(segment: bytes, cuts: list[tuple[int, int]]) -> bytes:
+def compressed(segment: bytes, cuts: list[tuple[int, int]], *, checksum: bool = True) -> bytes:
     """Return the seekable form; each cut is (offset at which a zstd frame begins, first record that begins in it)."""
-    compressor = zstandard.ZstdCompressor(write_checksum=True)
+    compressor = zstandard.ZstdCompressor(write_checksum=checksum)
     ends = [offset for offset, _ in cuts[1:]] + [len(segment)]
     parts = [segment[start:end] for (start, _), end in zip(cuts, ends, strict=True)]
     frames = [compressor.compress(part) for part in parts]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import copy
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
-import zstandard
 from crc32c import crc32c
 
 from agentwatch.standalone import agentwatch_verify as verifier
 from tests.unit.standalone.log_maker import (
+    TIME_NS,
     Log,
     Signer,
     compressed,
@@ -60,17 +60,19 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(target: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
         status = verifier.main([*arguments, "--json", str(target)])
         result = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert "unexpected" not in str(result["cannot"]), result
+        assert not any(
+            re.match(r"(Type|Attribute|Name|Lookup|Key|Index|Value|Assertion)Error", how) for how in result["cannot"]
+        )
         return status, result
 
     return run
 
 
-def assert_broken(outcome: tuple[int, dict[str, Any]], record: int | None, words: str = "") -> None:
+def assert_broken(outcome: tuple[int, dict[str, Any]], record: int, words: str = "") -> None:
     status, result = outcome
     assert status == 1, result
-    assert result["findings"][0]["record"] == record, result["findings"]
-    assert words in result["findings"][0]["how"], result["findings"]
+    assert result["findings"][0][0] == record, result["findings"]
+    assert words in result["findings"][0][1], result["findings"]
 
 
 def assert_intact(outcome: tuple[int, dict[str, Any]]) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def test_intact_log(tmp_path: Path, log: Log, run: Run) -> None:
     result = assert_intact(outcome)
     assert result["integrity"] == "intact: 600 records, proved up to checkpoint of size 600"
     assert result["kinds"]["epoch"] == 3
-    assert result["gaps"] == {"ring full": {"records": 1, "count": 3, "bytes": 99}}
+    assert result["times_ns"] == [TIME_NS, TIME_NS + 599 * 10**9]
     assert not any("identity" in line for line in result["not_proved"])
 
 
@@ -140,19 +142,18 @@ def test_post_quantum_log(tmp_path: Path, run: Run) -> None:
     assert_broken(run(folder), 20, "not signed by")
 
 
-def test_without_ml_dsa_it_says_that_it_did_not_check(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verifier, "ML_DSA_HERE", False)  # as with cryptography 46
+def test_without_ml_dsa_it_cannot_check(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "MLDSA44PublicKey", None)  # as with cryptography 46
     log = ordinary_log(30, (0, 10, 20), post_quantum=True)
-    result = assert_intact(run(log.write(tmp_path / "log")))
-    assert "3 ML-DSA-44 signatures were not checked" in str(result["not_proved"])
+    status, result = run(log.write(tmp_path / "log"))
+    assert status == 3
+    assert "cryptography, 47" in result["integrity"]
 
 
 def test_post_quantum_certificate_needs_both_signatures(tmp_path: Path, run: Run) -> None:
     log = ordinary_log(10, (0,), post_quantum=True)
     log.start_epoch(signers=log.epochs[-1][1][:1])
-    assert_broken(run(log.write(tmp_path / "log")), 10, "ML-DSA-44")
+    assert_broken(run(log.write(tmp_path / "log")), 0, "ML-DSA-44")
 
 
 # Records changed, by whom can write to the disk
@@ -179,7 +180,7 @@ def test_edited_record_with_a_right_check(tmp_path: Path, log: Log, run: Run, se
     assert_broken(run(folder), seq, "level-0 tile")
 
 
-@pytest.mark.parametrize(("seq", "named"), [(100, 0), (300, 256), (333, 256), (550, 420)])
+@pytest.mark.parametrize(("seq", "named"), [(100, 0), (300, 200), (333, 200), (550, 420)])
 def test_edited_record_and_level_0_tile(tmp_path: Path, log: Log, run: Run, seq: int, named: int) -> None:
     folder = log.write(tmp_path / "log", STARTS)
     tiles = {at: at.read_bytes() for at in (folder / "tile/1").rglob("*") if at.is_file()}
@@ -204,7 +205,7 @@ def test_edited_record_and_all_tiles_lie_between_two_signed_roots(
 
 def test_who_has_the_newest_key_cannot_change_what_was_before_it(tmp_path: Path, log: Log, run: Run) -> None:
     edited(log, 300)
-    assert_broken(run(log.write(tmp_path / "log", STARTS)), 200, "certificate in record 420")
+    assert_broken(run(log.write(tmp_path / "log", STARTS)), 200, "record 420: its certificate has another root")
 
 
 def test_who_has_the_newest_key_is_found_by_a_checkpoint_kept_elsewhere(tmp_path: Path, log: Log, run: Run) -> None:
@@ -215,7 +216,6 @@ def test_who_has_the_newest_key_is_found_by_a_checkpoint_kept_elsewhere(tmp_path
     result = assert_intact(run(folder))
     assert any("who had the newest key" in line for line in result["not_proved"])
     assert_broken(run(folder, "--against", str(kept)), 420, "kept")
-    assert_broken(run(folder, "--identity", str(kept)), 420, "kept")
 
 
 def shifted(log: Log, folder: Path, payloads: list[bytes | None]) -> None:
@@ -252,7 +252,7 @@ def test_cut_end(tmp_path: Path, log: Log, run: Run) -> None:
     folder = log.write(tmp_path / "log", STARTS)
     segment = folder / f"{500:020d}.segment"
     segment.write_bytes(segment.read_bytes()[:-1])
-    assert_broken(run(folder), 599, "impossible length")
+    assert_broken(run(folder), 599, "cut short")
 
 
 def test_cut_back_to_an_older_checkpoint_is_found_by_a_newer_one(tmp_path: Path, log: Log, run: Run) -> None:
@@ -303,22 +303,23 @@ def test_wrong_identity(tmp_path: Path, log: Log, run: Run) -> None:
     assert_broken(run(folder, "--identity", log.identity.vkey), 0, "identity")
     (folder / "identity").write_text("nonsense\n")
     assert_broken(run(folder, "--identity", log.identity.vkey), 0, "not a vkey")
+    (folder / "identity").write_text(log.identity.vkey)
+    assert_broken(run(folder), 0, "one line")
     (folder / "identity").unlink()
-    assert_intact(run(folder, "--identity", log.identity.vkey))
-    assert run(folder)[0] == 3
+    assert_broken(run(folder, "--identity", log.identity.vkey), 0, "no identity")
 
 
 def test_forged_certificate(tmp_path: Path, run: Run) -> None:
     log = ordinary_log(200, (0, 100))
     log.start_epoch(signers=[Signer.new(log.origin)])
     log.say("ada")
-    assert_broken(run(log.write(tmp_path / "log")), 200, "not signed by")
+    assert_broken(run(log.write(tmp_path / "log")), 100, "not signed by")
 
 
 def test_certificate_of_a_key_older_than_the_last(tmp_path: Path, run: Run) -> None:
     log = ordinary_log(200, (0, 100))
     log.start_epoch(signers=log.epochs[0][1])
-    assert_broken(run(log.write(tmp_path / "log")), 200, "not signed by")
+    assert_broken(run(log.write(tmp_path / "log")), 100, "not signed by")
 
 
 @pytest.mark.parametrize(
@@ -327,14 +328,14 @@ def test_certificate_of_a_key_older_than_the_last(tmp_path: Path, run: Run) -> N
 def test_certificate_of_another_epoch_or_place(tmp_path: Path, run: Run, change: dict[str, int], words: str) -> None:
     log = ordinary_log(200, (0, 100))
     log.start_epoch(**change)  # type: ignore[arg-type]
-    assert_broken(run(log.write(tmp_path / "log")), 200, words)
+    assert_broken(run(log.write(tmp_path / "log")), 100, words)
 
 
 def test_record_0_is_an_epoch(tmp_path: Path, run: Run) -> None:
     log = Log()
     log.add(kind="heartbeat")
     log.start_epoch()
-    assert_broken(run(log.write(tmp_path / "log")), 0, "not that of epoch 0")
+    assert_broken(run(log.write(tmp_path / "log")), 0, "epoch 0 is missing")
 
 
 def test_segment_of_another_log(tmp_path: Path, log: Log, run: Run) -> None:
@@ -364,7 +365,7 @@ def test_version_is_refused_by_name(tmp_path: Path, log: Log, run: Run) -> None:
 
 def test_altered_tiles(tmp_path: Path, log: Log, run: Run) -> None:
     folder = log.write(tmp_path / "log", STARTS)
-    for name, at, record in (("0/001", 40, 296), ("0/002.p/88", 87, 599), ("1/000.p/2", 0, 0), ("1/000.p/2", 1, 256)):
+    for name, at, record in (("0/001", 40, 296), ("0/002.p/88", 87, 599), ("1/000.p/2", 0, 200), ("1/000.p/2", 1, 420)):
         tile = folder / "tile" / name
         whole = tile.read_bytes()
         tile.write_bytes(whole[: at * 32] + bytes(32) + whole[at * 32 + 32 :])
@@ -380,7 +381,7 @@ def test_missing_tiles_are_computed(tmp_path: Path, log: Log, run: Run) -> None:
     shutil.rmtree(folder / "tile")
     assert "4 tiles" in str(assert_intact(run(folder))["remarks"])
     (folder / f"{250:020d}.segment").unlink()
-    assert_broken(run(folder), 250, "neither the record nor a tile")
+    assert_broken(run(folder), 200, "checkpoint")
 
 
 def test_full_tile_stands_in_for_a_partial_one(tmp_path: Path, log: Log, run: Run) -> None:
@@ -418,7 +419,7 @@ def test_torn_end_behind_the_checkpoint(tmp_path: Path, log: Log, run: Run) -> N
     whole = segment.read_bytes()
     for torn in (log.frame(600, b"\x80" * 50)[:-1], b"\0" * 4096, b"\0\0\0"):
         segment.write_bytes(whole + torn)
-        assert f"{len(torn)} bytes behind record 599" in str(assert_intact(run(folder))["remarks"])
+        assert "behind record 599" in str(assert_intact(run(folder))["remarks"])
     (folder / f"{600:020d}.segment").write_bytes(whole[:30])
     segment.write_bytes(whole)
     assert_intact(run(folder))
@@ -444,19 +445,19 @@ def test_pruned_records(tmp_path: Path, run: Run) -> None:
     assert "what was in the 250 records" in str(result["not_proved"])
     copied = folder / f"epochs/{200:020d}"
     copied.write_bytes(payload_at(log, 420))
-    assert_broken(run(folder), 200, "epochs/")
+    assert [200, f"epochs/{200:020d} is no copy of a record that is in the tree"] in run(folder)[1]["findings"]
     copied.unlink()
-    assert_broken(run(folder), 420, "epoch 1: its record is missing")
+    assert_broken(run(folder), 0, "epoch 1 is missing")
     copied.write_bytes(payload_at(log, 200))
     (folder / f"{250:020d}.segment").unlink()
-    assert_broken(run(folder), 250, "no prune record")
+    assert_broken(run(folder), 250, "no signed prune record")
 
 
 def test_prune_record_that_the_checkpoint_does_not_prove(tmp_path: Path, run: Run) -> None:
     log = pruned_log()
     folder = log.write(tmp_path / "log", STARTS, 601)
     (folder / f"{0:020d}.segment").unlink()
-    assert_broken(run(folder), 100, "no prune record that the checkpoint proves")
+    assert_broken(run(folder), 100, "no signed prune record")
 
 
 def test_pruned_without_tiles(tmp_path: Path, run: Run) -> None:
@@ -467,11 +468,25 @@ def test_pruned_without_tiles(tmp_path: Path, run: Run) -> None:
     assert_broken(run(folder), 0, "neither the record nor a tile")
 
 
-@pytest.mark.parametrize("pruned", [None, [[0]], [[0, "1"]], {"a": 1}, [[True, 5]], [[5, 5]], [[0, 21]], [[-1, 2]]])
-def test_prune_record_that_is_none(tmp_path: Path, run: Run, pruned: Any) -> None:
-    log = ordinary_log(20, (0,))
+NO_RANGES = [None, [[0]], [[0, "1"]], {"a": 1}, [[True, 250]], [[0, 250], [300, 300]], [[0, 604]], [[-1, 250]]]
+
+
+@pytest.mark.parametrize("pruned", [*NO_RANGES, [[0, 100], [99, 250]], [[100, 250], [0, 100]]])
+def test_prune_record_that_is_none_names_nothing(tmp_path: Path, run: Run, pruned: Any) -> None:
+    log = pruned_log()
     log.add(kind="prune", pruned=pruned)
-    assert_broken(run(log.write(tmp_path / "log")), 20, "prune record")
+    folder = log.write(tmp_path / "log", STARTS)
+    assert "names nothing" in str(assert_intact(run(folder))["remarks"])
+    (folder / f"{0:020d}.segment").unlink()
+    assert_broken(run(folder), 0, "no signed prune record")
+
+
+def test_prune_ranges_that_touch(tmp_path: Path, run: Run) -> None:
+    log = pruned_log()
+    log.add(kind="prune", pruned=[[0, 100], [100, 250]])
+    folder = log.write(tmp_path / "log", STARTS)
+    (folder / f"{0:020d}.segment").unlink()
+    assert_intact(run(folder))
 
 
 # Compressed segments
@@ -497,45 +512,45 @@ def test_compressed_segments(tmp_path: Path, log: Log, run: Run) -> None:
         target.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
         status, result = run(folder)
         assert status == 1
-        assert 250 <= result["findings"][0]["record"] < 500
+        assert 250 <= result["findings"][0][0] < 500
     target.write_bytes(whole[: len(whole) // 2])
-    assert 250 <= run(folder)[1]["findings"][0]["record"] < 500
+    assert 250 <= run(folder)[1]["findings"][0][0] < 500
     log.write_segments(folder, STARTS)
     assert_intact(run(folder))  # where both exist the plain one counts
 
 
-@pytest.mark.parametrize("way", ["inflate_python", "inflate_package", "inflate_program"])
-def test_each_way_to_decompress(tmp_path: Path, log: Log, way: str) -> None:
+def test_tables_of_a_compressed_segment(tmp_path: Path, log: Log, run: Run) -> None:
     folder = log.write(tmp_path / "log", STARTS)
-    target = compress(log, folder, 0, 250)
-    try:
-        with target.open("rb") as file:
-            found = b"".join(getattr(verifier, way)(file))
-    except ImportError:
-        pytest.skip("not on this machine")
-    assert found == (folder / f"{0:020d}.segment").read_bytes()
-    target.write_bytes(target.read_bytes()[:-300])
-    damaged = target.read_bytes()
-    target.write_bytes(damaged[: len(damaged) // 2])
-    with target.open("rb") as file:
-        short = b""
-        with contextlib.suppress(zstandard.ZstdError, verifier.Malformed, EOFError):
-            for chunk in getattr(verifier, way)(file):
-                short += chunk
-    assert len(short) < len(found)
-    assert found.startswith(short)
+    target = compress(log, folder, 250, 500)
+    (folder / f"{250:020d}.segment").unlink()
+    whole = target.read_bytes()
+    for at in range(len(whole) - 57, len(whole)):
+        target.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        status, result = run(folder)
+        assert status == 1
+        assert result["findings"][0][0] in (250, 375)  # the first records of its two frames
+    target.write_bytes(whole + b"x")
+    assert_broken(run(folder), 250, "seek table")
 
 
-def test_zstd_bomb(tmp_path: Path, log: Log, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frame_without_a_checksum(tmp_path: Path, log: Log, run: Run) -> None:
+    folder = log.write(tmp_path / "log", STARTS)
+    target = folder / f"{250:020d}.segment.zst"
+    target.write_bytes(compressed((folder / f"{250:020d}.segment").read_bytes(), [(0, 250)], checksum=False))
+    (folder / f"{250:020d}.segment").unlink()
+    assert_broken(run(folder), 250, "no checksum")
+
+
+def test_zstd_bomb(tmp_path: Path, log: Log, run: Run) -> None:
     folder = log.write(tmp_path / "log", STARTS)
     (folder / f"{250:020d}.segment").unlink()
-    bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
-    (folder / f"{250:020d}.segment.zst").write_bytes(bomb)
-    assert_broken(run(folder), 250)
-    monkeypatch.setattr(verifier, "MAX_SEGMENT_BYTES", 1 << 20)
-    status, result = run(folder)
-    assert status == 3
-    assert "more than" in result["integrity"]
+    target = folder / f"{250:020d}.segment.zst"
+    target.write_bytes(compressed(bytes(257 << 20), [(0, 250)]))
+    assert_broken(run(folder), 250, "too large")
+    bomb = bytearray(compressed(bytes(64 << 20), [(0, 250)]))
+    bomb[-13:-9] = struct.pack("<I", 1000)  # so the table says
+    target.write_bytes(bomb)
+    assert_broken(run(folder), 250, "another size")
 
 
 # Anchors
@@ -557,21 +572,40 @@ def test_anchors_of_a_log(tmp_path: Path, log: Log, run: Run) -> None:
     stamped.write_bytes(log.checkpoint(450))
     result = assert_intact(run(folder, "--cosigner", collector.vkey))
     assert "cosigned by collector.example/c1" in str(result["remarks"])
-    assert "timestamp is there and was not checked" in str(result["not_proved"])
+    assert "the time in 1 anchors, 450.tsr" in str(result["not_proved"])
     assert "--cosigner" in str(assert_intact(run(folder))["not_proved"])
     stamped.write_bytes(log.checkpoint(450, signers=log.epochs[0][1]))
-    assert_broken(run(folder), 420, "not signed by")
+    assert "anything by anchors/450.checkpoint" in str(assert_intact(run(folder))["not_proved"])
     stamped.unlink()
     stranger = Signer.new("collector.example/c1", 4)
-    assert "no checkpoint here is cosigned" in str(run(folder, "--cosigner", stranger.vkey)[1]["not_proved"])
-    anchor.write_bytes(anchored(log, 451, collector))
-    assert_broken(run(folder), None, "is of size 451")
-    forged = log.checkpoint(450, root=bytes(32)).decode()
-    anchor.write_text(forged)
+    assert "no checkpoint is cosigned" in str(run(folder, "--cosigner", stranger.vkey)[1]["not_proved"])
+    anchor.write_bytes(log.checkpoint(450, root=bytes(32)))
     assert_broken(run(folder), 420, "another root")
     mixed = log.checkpoint(450).decode() + anchored(log, 449, collector).decode().splitlines(keepends=True)[-1]
-    anchor.write_text(mixed)
-    assert_broken(run(folder, "--cosigner", collector.vkey), None, "does not verify")
+    for no_anchor in (b"", b"x", anchored(log, 451, collector), mixed.encode()):
+        anchor.write_bytes(no_anchor)
+        assert "no checkpoint is cosigned" in str(
+            assert_intact(run(folder, "--cosigner", collector.vkey))["not_proved"]
+        )
+
+
+def test_cosignature_of_no_time(tmp_path: Path, log: Log, run: Run) -> None:
+    collector = Signer.new("collector.example/c1", 4)
+    folder = log.write(tmp_path / "log", STARTS)
+    (folder / "anchors").mkdir()
+    for time, counts in (((1 << 63) - 1, True), (1 << 63, False)):
+        text = log.checkpoint(450).decode()
+        line = collector.line(text.partition("\n\n")[0] + "\n", time=time)
+        (folder / "anchors/450.collector").write_text(text + line)
+        result = assert_intact(run(folder, "--cosigner", collector.vkey))
+        assert ("cosigned by" in str(result["remarks"])) == counts
+
+
+def test_kept_checkpoint_that_no_key_of_this_log_signed(tmp_path: Path, log: Log, run: Run) -> None:
+    """Where the two logs parted, nobody can tell: who kept an old key can certify new ones with it."""
+    kept = tmp_path / "kept"
+    kept.write_bytes(log.checkpoint(590, signers=[Signer.new(log.origin)]))
+    assert_broken(run(log.write(tmp_path / "log", STARTS), "--against", str(kept)), 0, "not those of")
 
 
 def test_checkpoint_of_another_log(tmp_path: Path, log: Log, run: Run) -> None:
@@ -579,6 +613,9 @@ def test_checkpoint_of_another_log(tmp_path: Path, log: Log, run: Run) -> None:
     other.start_epoch()
     kept.write_bytes(other.checkpoint())
     assert_broken(run(log.write(tmp_path / "log"), "--against", str(kept)), 0, "another log")
+    kept.write_bytes(log.checkpoint().replace(b"/agentwatch/", b"/other/"))
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path / "log", "--against", str(kept))
 
 
 # Bundles
@@ -607,7 +644,7 @@ def test_intact_bundle(tmp_path: Path, log: Log, run: Run) -> None:
 
 def test_bundle_with_the_epochs_behind_the_records(tmp_path: Path, log: Log, run: Run) -> None:
     apart = log.of_session("ada", SIZE) + [seq for seq, _ in log.epochs]
-    assert_intact(run(bundle(log, tmp_path, **{"records.bin": entries(log, apart)})))
+    assert_broken(run(bundle(log, tmp_path, **{"records.bin": entries(log, apart)})), 0, "behind record")
 
 
 def test_bundle_of_a_session_that_still_runs(tmp_path: Path, log: Log, run: Run) -> None:
@@ -652,11 +689,9 @@ def test_bundle_with_records_of_another_session(tmp_path: Path, log: Log, run: R
     assert_broken(run(bundle(log, tmp_path, **{"records.bin": data})), 7, "not of session")
     empty = json.dumps({**json.loads(log.bundle("ada")["manifest.json"]), "records": 0}).encode()
     only_epochs = {"records.bin": entries(log, [0, 200, 420]), "manifest.json": empty}
-    assert_broken(run(bundle(log, tmp_path, **only_epochs)), None, "no record of the session")
+    assert_broken(run(bundle(log, tmp_path, **only_epochs)), 0, "no record of the session")
     other = json.dumps({**json.loads(log.bundle("ada")["manifest.json"]), "session": "bob"}).encode()
-    assert_broken(
-        run(bundle(log, tmp_path, **{"manifest.json": other})), log.of_session("ada", SIZE)[0], "not of session"
-    )
+    assert_broken(run(bundle(log, tmp_path, **{"manifest.json": other})), 0, "no record of the session")
 
 
 def test_bundle_with_a_repeated_record(tmp_path: Path, log: Log, run: Run) -> None:
@@ -666,7 +701,7 @@ def test_bundle_with_a_repeated_record(tmp_path: Path, log: Log, run: Run) -> No
     assert_broken(run(bundle(log, tmp_path, **{"records.bin": data})), 99, "behind record 99")
 
 
-@pytest.mark.parametrize(("gone", "named"), [(0, 200), (200, 420), (420, 200)])
+@pytest.mark.parametrize(("gone", "named"), [(0, 0), (200, 0), (420, 200)])
 def test_bundle_without_an_epoch(tmp_path: Path, log: Log, run: Run, gone: int, named: int) -> None:
     data = entries(log, [seq for seq in all_of(log) if seq != gone])
     outcome = run(bundle(log, tmp_path, **{f"epochs/{gone:020d}": None, "records.bin": data}))
@@ -675,43 +710,44 @@ def test_bundle_without_an_epoch(tmp_path: Path, log: Log, run: Run, gone: int, 
 
 def test_bundle_without_the_proof_of_an_epoch(tmp_path: Path, log: Log, run: Run) -> None:
     data = entries(log, [seq for seq in all_of(log) if seq != 200])
-    assert_broken(run(bundle(log, tmp_path, **{"records.bin": data})), 200, "no inclusion proof")
+    assert_broken(run(bundle(log, tmp_path, **{"records.bin": data})), 0, "epoch 1 is missing")
 
 
 def test_bundle_with_another_epoch_record(tmp_path: Path, log: Log, run: Run) -> None:
     other = rewritten(payload_at(log, 200), boot_id="1" * 32)
-    assert_broken(run(bundle(log, tmp_path, **{f"epochs/{200:020d}": other})), 200, "in records.bin than in epochs/")
-    assert_broken(run(bundle(log, tmp_path, **{f"epochs/{200:020d}": b"\xc1"})), 200, "not an epoch record")
+    for odd in (other, b"\xc1"):
+        result = run(bundle(log, tmp_path, **{f"epochs/{200:020d}": odd}))[1]
+        assert [200, f"it is not the record in epochs/{200:020d}, or none of an epoch"] in result["findings"]
 
 
 def test_bundle_with_a_certificate_for_another_root(tmp_path: Path, log: Log, run: Run) -> None:
     """Who has the newest key makes a tree with a changed past: the inclusion proof of the epoch record shows it."""
     edited(log, 300)
-    assert_broken(run(bundle(log, tmp_path)), 200, "certificate in record 420")
+    assert_broken(run(bundle(log, tmp_path)), 200, "record 420: its certificate has another root")
 
 
 def test_bundle_with_another_checkpoint(tmp_path: Path, log: Log, run: Run) -> None:
     assert_broken(run(bundle(log, tmp_path, checkpoint=log.checkpoint(root=bytes(32)))), 0, "inclusion proof")
     assert_broken(run(bundle(log, tmp_path, checkpoint=log.checkpoint(signers=log.epochs[1][1]))), 420, "not signed")
     other = Signer.new(f"{log.origin}/identity")
-    assert_broken(run(bundle(log, tmp_path, identity=other.vkey.encode())), 0, "not signed by")
+    assert_broken(run(bundle(log, tmp_path, identity=f"{other.vkey}\n".encode())), 0, "not signed by")
     assert_broken(run(bundle(log, tmp_path), "--identity", other.vkey), 0, "identity")
-    assert run(bundle(log, tmp_path, checkpoint=None))[0] == 3
-    assert run(bundle(log, tmp_path, identity=None))[0] == 3
-    assert_broken(run(bundle(log, tmp_path, **{"records.bin": None})), None, "records.bin is missing")
-    assert_broken(run(bundle(log, tmp_path, **{"manifest.json": b"[" * 100_000})), None, "manifest.json")
+    assert_broken(run(bundle(log, tmp_path, checkpoint=None)), 0, "no checkpoint")
+    assert_broken(run(bundle(log, tmp_path, identity=None)), 0, "no identity")
+    assert_broken(run(bundle(log, tmp_path, **{"records.bin": None})), 0, "is missing")
+    assert_broken(run(bundle(log, tmp_path, **{"manifest.json": b"[" * 100_000})), 0, "recursion")
 
 
 def test_bundle_against_kept_checkpoints(tmp_path: Path, log: Log, run: Run) -> None:
     target, kept = bundle(log, tmp_path), tmp_path / "kept"
-    for size, word in ((SIZE, ""), (200, ""), (99, ""), (300, "no proof for that size")):
+    for size, word in ((SIZE, ""), (300, "no proof here for that size")):
         kept.write_bytes(log.checkpoint(size))
         assert word in str(assert_intact(run(target, "--against", str(kept)))["not_proved"])
     kept.write_bytes(log.checkpoint(SIZE, root=bytes(32)))
     assert_broken(run(target, "--against", str(kept)), 420, "another root")
     log.say("bob")
     kept.write_bytes(log.checkpoint())
-    assert "newer than this bundle" in str(assert_intact(run(target, "--against", str(kept)))["not_proved"])
+    assert "no proof here for that size" in str(assert_intact(run(target, "--against", str(kept)))["not_proved"])
 
 
 def test_anchors_of_a_bundle(tmp_path: Path, log: Log, run: Run) -> None:
@@ -726,27 +762,32 @@ def test_anchors_of_a_bundle(tmp_path: Path, log: Log, run: Run) -> None:
     anchors |= {"anchors/500.tsr": b"x", "anchors/500.checkpoint": log.checkpoint(500)}
     anchors |= {"anchors/500.tsr.consistency": b"".join(consistency(500, log.leaves()))}
     result = assert_intact(run(bundle(log, tmp_path, **anchors), "--cosigner", witness.vkey))
-    assert "no consistency proof" not in str(result["not_proved"])
+    assert "no proof here" not in str(result["not_proved"])
     assert "up to size 600" in str(result["remarks"])
     alone = {**names, "anchors/450.w1.consistency": None}
-    assert "no consistency proof" in str(assert_intact(run(bundle(log, tmp_path, **alone)))["not_proved"])
-    for bad in (proof[:-32], proof + bytes(32), bytes(32) + proof[32:], proof[:-1]):
-        assert_broken(run(bundle(log, tmp_path, **{**names, "anchors/450.w1.consistency": bad})), None)
+    assert "no proof here" in str(assert_intact(run(bundle(log, tmp_path, **alone)))["not_proved"])
+    for bad in (proof[:-32], proof + bytes(32), bytes(32) + proof[32:], proof[:-1], b""):
+        assert_broken(run(bundle(log, tmp_path, **{**names, "anchors/450.w1.consistency": bad})), 420, "another root")
     other = log.checkpoint(450, root=bytes(32))
-    assert_broken(run(bundle(log, tmp_path, **{**names, "anchors/450.w1": other})), None, "consistency proof")
+    assert_broken(run(bundle(log, tmp_path, **{**names, "anchors/450.w1": other})), 420, "another root")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 21])
 def test_proofs_of_every_place(size: int) -> None:
     leaves = [leaf(bytes([n])) for n in range(size)]
-    new = verifier.Checkpoint("o", size, mth(leaves))
     for n in range(size):
         roots = verifier.inclusion_roots(n, size, leaves[n], path(n, leaves))
         assert roots == (mth(leaves), mth(leaves[:n]))
-        old = verifier.Checkpoint("o", n + 1, mth(leaves[: n + 1]))
-        assert verifier.is_consistent(old, new, consistency(n + 1, leaves))
-        assert not verifier.is_consistent(old._replace(root=bytes(32)), new, consistency(n + 1, leaves))
-        assert not verifier.is_consistent(old, new._replace(root=bytes(32)), consistency(n + 1, leaves))
+        for wrong in ([*path(n, leaves), bytes(32)], *([path(n, leaves)[:-1]] if size > 1 else [])):
+            with pytest.raises(verifier.Malformed):
+                verifier.inclusion_roots(n, size, leaves[n], wrong)
+    for n in range(1, size):
+        old, proof = mth(leaves[:n]), consistency(n, leaves)
+        assert verifier.consistency_roots(n, size, proof, old) == (old, mth(leaves))
+        assert verifier.consistency_roots(n, size, proof, bytes(32)) != (bytes(32), mth(leaves))
+        for wrong in ([*proof, bytes(32)], proof[:-1]):
+            with pytest.raises(verifier.Malformed):
+                verifier.consistency_roots(n, size, wrong, old)
 
 
 # Whatever else may come
@@ -764,7 +805,7 @@ def test_things_that_are_neither(tmp_path: Path, run: Run) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert run(tmp_path / "pipe")[0] == 3
     (tmp_path / "folder").mkdir()
-    assert run(tmp_path / "folder")[0] == 3
+    assert_broken(run(tmp_path / "folder"), 0, "no checkpoint")
     (tmp_path / "loop").symlink_to("loop")
     assert run(tmp_path / "loop")[0] == 3
 
@@ -787,26 +828,27 @@ def test_pipes_and_folders_in_the_place_of_files(tmp_path: Path, log: Log, run: 
         folder = log.write(tmp_path / str(at), STARTS)
         (folder / name).unlink()
         os.mkfifo(folder / name)
-        assert run(folder)[0] == 3
+        assert run(folder)[0] == 1
         (folder / name).unlink()
         (folder / name).mkdir()
-        assert run(folder)[0] == 3
+        assert run(folder)[0] == 1
 
 
 def test_zip_files_that_mean_harm(tmp_path: Path, log: Log, run: Run) -> None:
-    files = {**log.bundle("ada"), "../../etc/passwd": b"x", "/etc/shadow": b"x", "epochs/../x": b"x", "a\x1b[2J": b"x"}
-    result = assert_intact(run(zipped(files, tmp_path / "a.zip")))
-    assert "etc/passwd is no part of a bundle" in str(result["remarks"])
-    assert "\x1b" not in str(result["remarks"])
+    for name in ("../../etc/passwd", "/etc/shadow", "epochs/../x", "a\x1b[2J", "anchors/", "account2.txt", "epochs/5"):
+        outcome = run(zipped({**log.bundle("ada"), name: b""}, tmp_path / "a.zip"))
+        assert_broken(outcome, 0, "is no part of a bundle")
+        assert "\x1b" not in str(outcome)
     target = zipped(log.bundle("ada"), tmp_path / "b.zip")
     with zipfile.ZipFile(target, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("checkpoint", b"other")
-    assert_broken(run(target), None, "two files")
+    assert_broken(run(target), 0, "two files")
     for name in ("checkpoint", "identity", f"epochs/{0:020d}", "manifest.json", "records.bin"):
         assert run(bundle(log, tmp_path, **{name: bytes(8 << 20)}))[0] == 1
     with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr("checkpoint", b"x")
-    assert run(tmp_path / "c.zip")[0] == 3
+        archive.writestr("records.bin", b"x")
+        archive.writestr("manifest.json", b"x")
+    assert_broken(run(tmp_path / "c.zip"), 0, "neither stored nor deflated")
 
 
 @pytest.mark.parametrize(
@@ -876,7 +918,7 @@ def test_enormous_numbers(tmp_path: Path, log: Log, run: Run) -> None:
     (folder / "checkpoint").write_bytes(log.checkpoint(10**18))
     far = 10**19
     (folder / f"{far:020d}.segment").write_bytes(log.segment(far, [b"\x80"]))
-    assert_broken(run(folder), SIZE)
+    assert_broken(run(folder), 420)
     (folder / "checkpoint").write_bytes(log.checkpoint())
     result = assert_intact(run(folder))
     assert result["proved"] == SIZE
@@ -970,8 +1012,8 @@ def test_one_file_elsewhere(tmp_path: Path, log: Log) -> None:
     done = subprocess.run([*command, "--list", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "integrity:    intact: 600 records, proved up to checkpoint of size 600\n" in done.stdout
-    assert "gap: ring full: 1 records, of 3 lost, 99 bytes" in done.stdout
-    assert "\n99 2025-10-09T08:54:59Z statement ada " in done.stdout
+    assert "2025-10-09T08:53:20+00:00 to 2025-10-09T09:03:19+00:00\n" in done.stdout
+    assert '\n{"seq": 99, "record": {"time": 1760000099000000000, "kind": "statement", "session": "ada"' in done.stdout
     (folder / f"{250:020d}.segment").unlink()
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
