@@ -30,6 +30,7 @@ import typing_extensions
 
 from agentwatch.config import find_cgroup2_mount
 from agentwatch.log.reader import LogReader
+from agentwatch.log.sealing import set_append_only
 from agentwatch.records.encoding import decode
 
 if TYPE_CHECKING:
@@ -193,6 +194,8 @@ class Watch:
             for directory in sorted(self.cgroup.rglob("*/"), reverse=True):
                 directory.rmdir()
             self.cgroup.rmdir()
+        for sealed in self.root.rglob("*.segment.zst"):
+            set_append_only(sealed, on=False)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def agent_pids(self) -> list[int]:

@@ -115,8 +115,8 @@ def test_evidence_of_a_session_is_proved_by_the_standalone_verifier(
     assert made["records"] == 1 + RECORDS // 3
     script = tmp_path / "verifier.py"
     script.write_bytes(Path(agentwatch_verify.__file__).read_bytes())
-    identity = config.log_dir / "identity"
-    command = [sys.executable, "-I", str(script), "--identity", str(identity), str(bundle)]
+    identity = (config.log_dir / "identity").read_text().strip()
+    command = [sys.executable, "-I", str(script), "--identity", identity, str(bundle)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     content = bundle.read_bytes()
