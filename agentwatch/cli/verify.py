@@ -204,6 +204,7 @@ def _counts(what: str, numbers: Mapping[str, int], sizes: Mapping[str, int]) -> 
     return [
         f"{number} {what}{'' if number == 1 else 's'} ({name}{f', {sizes[name]} bytes' if sizes.get(name) else ''})"
         for name, number in sorted(numbers.items())
+        if number
     ]
 
 

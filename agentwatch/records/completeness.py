@@ -36,13 +36,17 @@ MAX_REMEMBERED = 1024
 
 
 class Beat(NamedTuple):
-    """A sign of life: ``boot_id``, CLOCK_MONOTONIC in nanoseconds (None for a start or a stop), time, kind."""
+    """A sign of life: ``boot_id``, CLOCK_MONOTONIC in nanoseconds (None for a start or a stop), time, kind.
+
+    ``resumed``: a start that goes on where the recorder before it ended.
+    """
 
     boot_id: str
     monotonic_ns: int | None
     time_ns: int
     kind: str
     seq: int
+    resumed: bool
 
 
 class Silence(NamedTuple):
@@ -57,8 +61,8 @@ class Silence(NamedTuple):
 class Completeness:
     """What is missing: counts of records, and for gaps and opaque flows of bytes by cause or reason.
 
-    ``stops`` counts recorders that said goodbye, ``starts`` those that began. ``undecodable`` records are of a kind
-    that nobody could read.
+    ``gaps`` has, beside the records of that kind, ``no-recorder`` for each recorder that could not take up what the one
+    before it left: it saw nothing of the time between them. ``undecodable`` records are none.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -69,7 +73,6 @@ class Completeness:
     divergences: Counter[str] = field(default_factory=Counter)
     undecodable: int = 0
     first_time_ns: int | None = None
-    last_time_ns: int | None = None
     first_beat: Beat | None = None
     last_beat: Beat | None = None
     silences: list[Silence] = field(default_factory=list)
@@ -177,6 +180,8 @@ class Completeness:
         if self.first_beat is None:
             self.first_beat = beat
         self.last_beat = beat
+        if before is not None and beat.kind == "observer_start" and not beat.resumed:
+            self.gaps["no-recorder"] += 1
         if before is None or before.boot_id != beat.boot_id or beat.kind == "observer_start":
             return
         if before.monotonic_ns is None or beat.monotonic_ns is None:
@@ -207,7 +212,7 @@ def _divergence(into: Completeness, _seq: int, record: Record) -> None:
 def _sign(into: Completeness, seq: int, record: Record) -> None:
     monotonic = record.get("monotonic")
     at = monotonic if type(monotonic) is int else None
-    beat = Beat(str(record.get("boot_id")), at, _time(record) or 0, record["kind"], seq)
+    beat = Beat(str(record.get("boot_id")), at, _time(record) or 0, record["kind"], seq, record.get("resumed") is True)
     into._beat(beat)  # noqa: SLF001 -- the other half of this module
 
 
