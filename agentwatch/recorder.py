@@ -335,8 +335,10 @@ class Recorder:
             for record in self._observer.lost(missing):
                 self._append(record)
         self._upkeep.tick()
-        self._hold_all(wanted=self._journal.holds_agents)
-        if (self._held or self._holding_all) and self._ring.fill < MODEST_FILL * self._ring.size:
+        crowded = self._ring.fill >= MODEST_FILL * self._ring.size
+        # Until what gathered meanwhile is read: agents that are let go at once would fill the rest of the ring.
+        self._hold_all(wanted=self._journal.holds_agents or (self._holding_all and crowded))
+        if (self._held or self._holding_all) and not crowded:
             holding.release(self._stopped_fd)
         self._write_status(account)
         if now - self._beat_at >= HEARTBEAT_NS or self._journal.needs_trial or force:

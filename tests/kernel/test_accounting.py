@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,14 +35,18 @@ SOURCE = Path(__file__).parent / "clients" / "storm.c"
 
 
 @pytest.fixture(scope="module")
-def storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storm() -> Iterator[Path]:
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
-    program = Path(tmp_path_factory.mktemp("storm")) / "storm"
-    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", str(program), str(SOURCE)], check=True)
-    for directory in (program, *program.parents[:3]):
-        directory.chmod(0o755)
-    return program
+    # Not below pytest's own folder: every other run of pytest closes that to the agent's user again.
+    root = Path(tempfile.mkdtemp(prefix="agentwatch-storm-"))
+    try:
+        root.chmod(0o755)
+        program = root / "storm"
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", str(program), str(SOURCE)], check=True)
+        yield program
+    finally:
+        shutil.rmtree(root)
 
 
 @pytest.fixture(params=[SMALL_RING, None], ids=["small-ring", "default-ring"])

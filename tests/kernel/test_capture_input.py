@@ -150,13 +150,13 @@ def await_records(watch: Watch, condition: Callable[[list[Record]], object]) -> 
 
 SCRIPT = """\
 cd /tmp && umask 077
-secret='a b  c'	# a tab, and ümläuts
+quoted='a b  c'	# a tab, and ümläuts
 while read line; do echo "read $line"; done <<END
 first of a here-document
 	second
 END
 while read line; do echo "$line"; done < LINES
-printf 'after a redirection %s\\n' "$secret"
+printf 'after a redirection %s\\n' "$quoted"
 
 /bin/true; exec 7>/dev/null
 echo done

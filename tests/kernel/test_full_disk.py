@@ -372,15 +372,17 @@ def await_full(watch: Watch) -> None:
 
 
 def await_signed(watch: Watch) -> None:
-    """Return once all records are signed, and intact they must be."""
+    """Return once the log is whole and all of it is signed.
+
+    On a full disk a segment is removed half a second before the record that says so is signed.
+    """
 
     def signed() -> bool:
         (verdict,) = watch.rows("verify", "--log", str(watch.log_dir))
-        assert verdict["problems"] == []
-        assert (verdict["intact"], verdict["epochs"], verdict["foreign"]) == (True, 1, [])
-        return bool(verdict["unsigned"] == 0)
+        assert (verdict["epochs"], verdict["foreign"]) == (1, [])
+        return bool(verdict["intact"] and verdict["unsigned"] == 0)
 
-    await_true(signed, "all is signed")
+    await_true(signed, "all is signed, and intact")
     assert [path.name for path in watch.log_dir.iterdir() if path.name.startswith("broken-")] == []
 
 
