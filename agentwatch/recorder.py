@@ -16,6 +16,7 @@ compared with what was loaded (``watchdog``), and now and then something is done
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -30,7 +31,9 @@ from agentwatch import __version__, locks, state
 from agentwatch.accounting import Ledger
 from agentwatch.canary import Canary
 from agentwatch.canary_run import CanaryRun
-from agentwatch.errors import BusyError, PrivilegeError, StoreError
+from agentwatch.errors import BusyError, PrivilegeError, ProbesNotLoaded, StoreError
+from agentwatch.identity import cgroups
+from agentwatch.identity.agents import match
 from agentwatch.journal import Journal
 from agentwatch.kernel import abi, counters, holding, pins
 from agentwatch.kernel.interest import InterestMaps
@@ -46,7 +49,7 @@ from agentwatch.upkeep import Upkeep
 from agentwatch.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from agentwatch.config import Config
@@ -109,6 +112,8 @@ class Recorder:
         self._nice = URGENT_NICE
         self._holding_all = False
         """Whether every agent waits because the disk is full."""
+        self._may_be_held = True
+        """Whether agents may wait for that reason: a recorder before this one may have been killed meanwhile."""
         self._saved_at = self._save_cost = self._ticked_at = self._beat_at = self._watched_at = 0
         self._canary = Canary(_boottime())
         self._observer = self._resume(host)
@@ -305,18 +310,34 @@ class Recorder:
         if agent in self._held or self._holding_all:
             holding.hold(self.config, cgroup_id)
 
-    def _hold_all(self, *, wanted: bool) -> None:
-        """Let every agent wait while the disk is full, if the configuration says so."""
-        if wanted == self._holding_all:
+    def _hold_all(self) -> None:
+        """Let every agent wait while the disk is full: what is in the watch, and what is made there from now on."""
+        if self._holding_all:
             return
-        self._holding_all = wanted
-        for session in self._observer.tracker.live():
-            if wanted:
-                holding.hold(self.config, session.cgroup_id)
-            elif session.agent not in self._held:
-                holding.pass_on(self.config, session.cgroup_id)
-        if not wanted:
-            holding.release(self._stopped_fd)
+        self._holding_all = self._may_be_held = True
+        with contextlib.suppress(ProbesNotLoaded):  # then nobody is held any more
+            for _, cgroup_id in self._watched_cgroups():
+                holding.hold(self.config, cgroup_id)
+
+    def _let_go(self) -> None:
+        """Let those agents go on that wait only because of the disk."""
+        self._holding_all = self._may_be_held = False
+        with contextlib.suppress(ProbesNotLoaded):
+            for path, cgroup_id in self._watched_cgroups():
+                found = match(self.config.agents, os.path.relpath(path, self.config.cgroup_root))
+                if found is None or found[0].name not in self._held:
+                    holding.pass_on(self.config, cgroup_id)
+        holding.release(self._stopped_fd)
+
+    def _watched_cgroups(self) -> Iterator[tuple[Path, int]]:
+        # The root first, and those below it are listed when the caller is done with it: what is made then inherits.
+        root, canary = self.config.watch_path, self.config.cgroup_root / self.config.canary_cgroup
+        with contextlib.suppress(OSError):
+            yield root, cgroups.cgroup_id(root)
+        for path in cgroups.subtree(root):
+            if path not in (root, canary):
+                with contextlib.suppress(OSError):  # it is gone
+                    yield path, cgroups.cgroup_id(path)
 
     def _tick(self, *, force: bool = False) -> None:
         self._ticked_at = now = time.monotonic_ns()
@@ -336,8 +357,11 @@ class Recorder:
                 self._append(record)
         self._upkeep.tick()
         crowded = self._ring.fill >= MODEST_FILL * self._ring.size
-        # Until what gathered meanwhile is read: agents that are let go at once would fill the rest of the ring.
-        self._hold_all(wanted=self._journal.holds_agents or (self._holding_all and crowded))
+        if self._journal.holds_agents:
+            self._hold_all()
+        elif self._may_be_held and not crowded:
+            # Not before what gathered meanwhile is read: it would take them no time to fill the rest of the ring.
+            self._let_go()
         if (self._held or self._holding_all) and not crowded:
             holding.release(self._stopped_fd)
         self._write_status(account)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import SEGMENT_BYTES
 from agentwatch.records.encoding import decode
 from tests.kernel.compare import differences
-from tests.kernel.extent import short
+from tests.kernel.extent import FULL, short
 from tests.kernel.fix_watch import Watch
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def test_a_recorder_that_has_nothing_to_write_finds_the_space_that_is_free_again
     assert [r["operation"] for r in watch.records("fault")] == FAULTS
 
 
+@pytest.mark.skipif(not FULL, reason="in a full run")
 def test_wait_counts_what_found_no_room_in_the_ring(instances: Instances, postgres: PostgresServer) -> None:
     watch, disk = instances.start("wait", waiting=SMALL_RING, ring_bytes=SMALL_RING)
     disk.fill()
@@ -229,7 +231,10 @@ def test_wait_counts_what_found_no_room_in_the_ring(instances: Instances, postgr
     await_signed(watch)
 
 
-def test_hold_lets_agents_wait_and_loses_nothing(instances: Instances, postgres: PostgresServer) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_hold_lets_agents_wait_and_loses_nothing(
+    instances: Instances, postgres: PostgresServer, *, killed: bool
+) -> None:
     watch, disk = instances.start("hold", waiting=SMALL_RING, ring_bytes=LARGE_RING)
     start = postgres.log_position()
     disk.keep_full()
@@ -239,7 +244,11 @@ def test_hold_lets_agents_wait_and_loses_nothing(instances: Instances, postgres:
     await_true(lambda: watch.status()["held"] > 0, "the agent waits")
     time.sleep(1)
     assert process.poll() is None
+    if killed:
+        watch.signal_recorder(signal.SIGKILL)
     disk.free()
+    if killed:
+        watch.start_recorder()
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     sessions = recorded_to_their_end(watch, 2)
