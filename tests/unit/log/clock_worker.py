@@ -26,7 +26,7 @@ def run(root: Path, options: Options, monotonic_ns: int) -> int:
         return encode({"kind": kind, "time": time.time_ns(), "boot_id": boot_id, **more})
 
     with SignedLog(root / "log", root / "keys", options) as log:
-        log.writer.append(record("observer_start"))
+        log.writer.append(record("observer_start", resumed=True))
         for beat in range(BEATS):
             monotonic_ns += HEARTBEAT_NS
             log.writer.append(record("heartbeat", monotonic=monotonic_ns))
