@@ -7,6 +7,7 @@ has lower limits than usual (``LIMITS``), so that megabytes do what would otherw
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentwatch import journal
+from agentwatch import journal, state
 from agentwatch.errors import RecordsPruned
 from agentwatch.log.reader import LogReader
 from agentwatch.log.writer import SEGMENT_BYTES
@@ -42,7 +43,7 @@ LIMITS = """
 import sys
 from agentwatch.log import writer
 writer.SEGMENT_BYTES = {segment}
-from agentwatch import journal
+from agentwatch import journal, state
 journal.MAX_WAITING_BYTES = {waiting}
 from agentwatch.cli import main
 main(prog_name="agentwatch")
@@ -112,14 +113,30 @@ class Disk:
 
 
 class Limited(Watch):
-    """An instance whose log is on such a disk."""
+    """An instance with probes that are loaded once, and a recorder for each test, with a log on such a disk."""
 
-    def __init__(self, user: str, disk: Disk, policy: str, limits: dict[str, int], ring_bytes: int | None) -> None:
+    def __init__(self, user: str, ring_bytes: int) -> None:
         super().__init__(user, ring_bytes=ring_bytes)
+        self._template = self.config.read_text()
+        self._limits: dict[str, int] = {}
+
+    def begin(self, disk: Disk, policy: str, limits: dict[str, int]) -> None:
+        """Start a recorder that knows of none before it."""
         self._limits = limits
-        configured = self.config.read_text().replace(str(self.log_dir), str(disk.path / "log"))
         self.log_dir = disk.path / "log"
+        configured = self._template.replace(str(self.root / "log"), str(self.log_dir))
+        configured = configured.replace(str(self.root / "state"), str(disk.path.parent / "state"))
         self.config.write_text(f'{configured}[log]\ndisk_full = "{policy}"\n')
+        self.start_recorder()
+
+    def end(self) -> None:
+        """Stop it, and the agents."""
+        for pid in self.agent_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.recorder is not None and self.recorder.poll() is None:
+            self.signal_recorder(signal.SIGKILL)
+        (self.run_dir / state.FILE).unlink(missing_ok=True)
 
     def command(self, *args: str) -> list[str]:
         """Return the words that run agentwatch, the recorder with lower limits."""
@@ -140,11 +157,11 @@ class Limited(Watch):
         return [record for record in self.everything() if record["kind"] == kind]
 
 
-class Instances:
-    """Makes instances, each on a disk of its own, and clears them away."""
+class Starter:
+    """Starts a recorder on a new disk, and clears both away."""
 
-    def __init__(self, user: str, root: Path, kind: str, stack: contextlib.ExitStack) -> None:
-        self._user = user
+    def __init__(self, loaded: Limited, root: Path, kind: str, stack: contextlib.ExitStack) -> None:
+        self._loaded = loaded
         self._root = root
         self._kind = kind
         self._stack = stack
@@ -157,23 +174,40 @@ class Instances:
         segment: int = SEGMENT_BYTES,
         ring_bytes: int | None = None,
     ) -> tuple[Limited, Disk]:
-        """Start one. ``waiting`` bytes are kept in memory at the most, ``segment`` is what a segment has."""
+        """Start one. ``waiting`` bytes are kept in memory at the most, ``segment`` is what a segment has.
+
+        With ``ring_bytes`` it has probes of its own.
+        """
         disk = Disk(self._root, self._kind)
         self._stack.callback(disk.close)
-        instance = Limited(self._user, disk, policy, {"waiting": waiting, "segment": segment}, ring_bytes)
-        self._stack.callback(instance.stop)
-        instance.start()
-        return instance, disk
+        watch = self._loaded
+        if ring_bytes is not None:
+            watch = Limited(watch.user, ring_bytes)
+            self._stack.callback(watch.stop)
+            watch.cli("probes", "load")
+        self._stack.callback(watch.end)
+        watch.begin(disk, policy, {"waiting": waiting, "segment": segment})
+        return watch, disk
+
+
+@pytest.fixture(scope="module")
+def loaded(agent_user: str) -> Iterator[Limited]:
+    instance = Limited(agent_user, LARGE_RING)
+    try:
+        instance.cli("probes", "load")
+        yield instance
+    finally:
+        instance.stop()
 
 
 @pytest.fixture(params=short(["ext4"], ["tmpfs"]))
-def instances(agent_user: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Instances]:
+def starter(loaded: Limited, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Starter]:
     with contextlib.ExitStack() as stack:
-        yield Instances(agent_user, tmp_path, request.param, stack)
+        yield Starter(loaded, tmp_path, request.param, stack)
 
 
-def test_wait_records_everything_once_there_is_space(instances: Instances, postgres: PostgresServer) -> None:
-    watch, disk = instances.start("wait")
+def test_wait_records_everything_once_there_is_space(starter: Starter, postgres: PostgresServer) -> None:
+    watch, disk = starter.start("wait")
     watch.run("/bin/true")
     known = {row["session"] for row in watch.rows("sessions")}
     before = watch.payloads()
@@ -201,9 +235,9 @@ def test_wait_records_everything_once_there_is_space(instances: Instances, postg
 
 
 def test_a_recorder_that_has_nothing_to_write_finds_the_space_that_is_free_again(
-    instances: Instances, postgres: PostgresServer
+    starter: Starter, postgres: PostgresServer
 ) -> None:
-    watch, disk = instances.start("wait")
+    watch, disk = starter.start("wait")
     disk.fill()
     psql_ends(watch, postgres, LITTLE)
     await_full(watch)
@@ -215,8 +249,8 @@ def test_a_recorder_that_has_nothing_to_write_finds_the_space_that_is_free_again
 
 
 @pytest.mark.skipif(not FULL, reason="in a full run")
-def test_wait_counts_what_found_no_room_in_the_ring(instances: Instances, postgres: PostgresServer) -> None:
-    watch, disk = instances.start("wait", waiting=SMALL_RING, ring_bytes=SMALL_RING)
+def test_wait_counts_what_found_no_room_in_the_ring(starter: Starter, postgres: PostgresServer) -> None:
+    watch, disk = starter.start("wait", waiting=SMALL_RING, ring_bytes=SMALL_RING)
     disk.fill()
     process = psql(watch, postgres, MUCH)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
@@ -232,10 +266,8 @@ def test_wait_counts_what_found_no_room_in_the_ring(instances: Instances, postgr
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
-def test_hold_lets_agents_wait_and_loses_nothing(
-    instances: Instances, postgres: PostgresServer, *, killed: bool
-) -> None:
-    watch, disk = instances.start("hold", waiting=SMALL_RING, ring_bytes=LARGE_RING)
+def test_hold_lets_agents_wait_and_loses_nothing(starter: Starter, postgres: PostgresServer, *, killed: bool) -> None:
+    watch, disk = starter.start("hold", waiting=SMALL_RING)
     start = postgres.log_position()
     disk.keep_full()
     psql_ends(watch, postgres, LITTLE)
@@ -261,8 +293,8 @@ def test_hold_lets_agents_wait_and_loses_nothing(
     await_signed(watch)
 
 
-def test_drop_oldest_prunes_what_nobody_holds(instances: Instances, postgres: PostgresServer) -> None:
-    watch, disk = instances.start("drop-oldest", segment=SMALL_SEGMENT)
+def test_drop_oldest_prunes_what_nobody_holds(starter: Starter, postgres: PostgresServer) -> None:
+    watch, disk = starter.start("drop-oldest", segment=SMALL_SEGMENT)
     start = postgres.log_position()
     psql_ends(watch, postgres, 100)
     (held,) = recorded_to_their_end(watch, 1)
@@ -286,10 +318,8 @@ def test_drop_oldest_prunes_what_nobody_holds(instances: Instances, postgres: Po
     assert watch.records("gap") == []
 
 
-def test_stop_says_so_in_the_log_and_the_next_recorder_has_the_rest(
-    instances: Instances, postgres: PostgresServer
-) -> None:
-    watch, disk = instances.start("stop")
+def test_stop_says_so_in_the_log_and_the_next_recorder_has_the_rest(starter: Starter, postgres: PostgresServer) -> None:
+    watch, disk = starter.start("stop")
     watch.run("/bin/true")
     known = {row["session"] for row in watch.rows("sessions")}
     before = watch.payloads()

@@ -138,7 +138,7 @@ def test_a_session_has_no_number_missing_though_the_recorder_is_killed(
     script.write_text("\\set n random(1, 1000000000)\nSELECT :n, 'a statement that no other is like';\n")
     script.chmod(0o644)
     words = [str(postgres.bin / "pgbench"), "-n", "-c", "2", "-T", "600", "--rate", "500", "-f", str(script)]
-    process = watch.start_agent(*words, env=postgres.environment("unix"))
+    process = watch.start_agent(*words, env=postgres.environment("tcp"))
     watch.wait_agent_pid()
     for _ in range(KILLS):
         time.sleep(BETWEEN_SECONDS)
