@@ -81,7 +81,7 @@ def make(log_dir: Path, session: str, out: Path, account: Account, progress: Pro
         bundle.writestr(checkpoint.FILE, signed_note)
         bundle.writestr(epochs.IDENTITY_FILE, _read(log_dir / epochs.IDENTITY_FILE))
         for seq, payload in chain.items():
-            bundle.writestr(f"{epochs.FOLDER}/{seq:020d}", payload)
+            bundle.writestr(f"{epochs.FOLDER}/{epochs.file_name(seq)}", payload)
         for name, content in anchors.items():
             bundle.writestr(f"{store.FOLDER}/{name}", content)
         with bundle.open("records.bin", "w", force_zip64=True) as file:
@@ -133,8 +133,9 @@ def _epochs(log_dir: Path, size: int) -> Iterable[tuple[int, bytes]]:
     except OSError as e:
         raise folder.failure(e, f"cannot list {log_dir / epochs.FOLDER}") from e
     for path in paths:
-        if path.name.isascii() and path.name.isdigit() and int(path.name) < size:
-            yield int(path.name), _read(path)
+        seq = epochs.parse_file_name(path.name)
+        if seq is not None and seq < size:
+            yield seq, _read(path)
 
 
 def _anchors(log_dir: Path, signed: checkpoint.Checkpoint, tiles: TileReader) -> Iterable[tuple[str, bytes]]:

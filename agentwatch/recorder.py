@@ -16,7 +16,6 @@ compared with what was loaded (``watchdog``), and now and then something is done
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -31,11 +30,9 @@ from agentwatch import __version__, locks, state
 from agentwatch.accounting import Ledger
 from agentwatch.canary import Canary
 from agentwatch.canary_run import CanaryRun
-from agentwatch.errors import BusyError, PrivilegeError, ProbesNotLoaded, StoreError
-from agentwatch.identity import cgroups
-from agentwatch.identity.agents import match
+from agentwatch.errors import BusyError, PrivilegeError, StoreError
 from agentwatch.journal import Journal
-from agentwatch.kernel import abi, counters, holding, pins
+from agentwatch.kernel import abi, counters, pins
 from agentwatch.kernel.interest import InterestMaps
 from agentwatch.kernel.ring import Ring
 from agentwatch.libraries import Libraries
@@ -46,10 +43,11 @@ from agentwatch.records.encoding import Record, decode, text
 from agentwatch.requests.desk import Desk
 from agentwatch.requests.place import prepare_run_dir
 from agentwatch.upkeep import Upkeep
+from agentwatch.waiting import Waiting
 from agentwatch.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from agentwatch.config import Config
@@ -86,7 +84,7 @@ class Recorder:
         self.config = config
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # links of TLS libraries are held open
-        config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prepare_run_dir(config.run_dir, config.reader_gid())
         self._lock = _lock(config.run_dir)
         self._loaded = pins.read_status(config)
         self._ring_name = f"{self._loaded.boot_id} {self._loaded.loaded_at}"
@@ -97,23 +95,17 @@ class Recorder:
         self._journal = Journal(config, host, self._envelope)
         self._upkeep = Upkeep(config, self._journal, self._envelope)
         self._journal.make_room = self._upkeep.make_room
-        prepare_run_dir(config.run_dir, config.reader_gid())
         self._desk = Desk(config, self._write_down)
         self._losses_fd = pins.open_map(config, "losses")
-        self._stopped_fd = pins.open_map(config, "stopped")
+        self._waiting = Waiting(config)
         self._interest = InterestMaps(config)
         self._libraries = Libraries(config)
-        self._held = frozenset(agent.name for agent in config.agents if agent.overflow == "hold")
         self._ledger = Ledger(from_start=self._ring.released == 0)
         self._skip_position, self._skip_count = -1, 0
         self._search_from = 0
         """Where in the log records of events at and after the saved position may begin."""
         self._saved_position = -1
         self._nice = URGENT_NICE
-        self._holding_all = False
-        """Whether every agent waits because the disk is full."""
-        self._may_be_held = True
-        """Whether agents may wait for that reason: a recorder before this one may have been killed meanwhile."""
         self._saved_at = self._save_cost = self._ticked_at = self._beat_at = self._watched_at = 0
         self._canary = Canary(_boottime())
         self._observer = self._resume(host)
@@ -149,7 +141,7 @@ class Recorder:
             self._canary = saved.canary
             self._canary.forget()
             for session in observer.tracker.live():
-                self._hold_if_asked(session.agent, session.cgroup_id)
+                self._waiting.begin(session.agent, session.cgroup_id)
             self._search_from = saved.seq
             self._journal.numbers.update(saved.numbers)
             self._find_what_is_logged(saved.seq)
@@ -228,12 +220,13 @@ class Recorder:
         self._canary_run.close()
         self._libraries.close()
         self._watchdog.close()
+        self._waiting.close()
         self._desk.close()
         self._upkeep.close()
         self._journal.close()
         self._ring.close()
         self._interest.close()
-        for descriptor in (self._ring_fd, self._counters_fd, self._losses_fd, self._stopped_fd, self._lock):
+        for descriptor in (self._ring_fd, self._counters_fd, self._losses_fd, self._lock):
             os.close(descriptor)
 
     def _step(self) -> bool:
@@ -302,42 +295,8 @@ class Recorder:
 
     def _append(self, record: Record) -> None:
         if record["kind"] == "session_start":
-            self._hold_if_asked(record["agent"], record["cgroup_id"])
+            self._waiting.begin(record["agent"], record["cgroup_id"])
         self._journal.append(record)
-
-    def _hold_if_asked(self, agent: str, cgroup_id: int) -> None:
-        # agentwatch run does it before the first process; this is for cgroups that something else makes.
-        if agent in self._held or self._holding_all:
-            holding.hold(self.config, cgroup_id)
-
-    def _hold_all(self) -> None:
-        """Let every agent wait while the disk is full: what is in the watch, and what is made there from now on."""
-        if self._holding_all:
-            return
-        self._holding_all = self._may_be_held = True
-        with contextlib.suppress(ProbesNotLoaded):  # then nobody is held any more
-            for _, cgroup_id in self._watched_cgroups():
-                holding.hold(self.config, cgroup_id)
-
-    def _let_go(self) -> None:
-        """Let those agents go on that wait only because of the disk."""
-        self._holding_all = self._may_be_held = False
-        with contextlib.suppress(ProbesNotLoaded):
-            for path, cgroup_id in self._watched_cgroups():
-                found = match(self.config.agents, os.path.relpath(path, self.config.cgroup_root))
-                if found is None or found[0].name not in self._held:
-                    holding.pass_on(self.config, cgroup_id)
-        holding.release(self._stopped_fd)
-
-    def _watched_cgroups(self) -> Iterator[tuple[Path, int]]:
-        # The root first, and those below it are listed when the caller is done with it: what is made then inherits.
-        root, canary = self.config.watch_path, self.config.cgroup_root / self.config.canary_cgroup
-        with contextlib.suppress(OSError):
-            yield root, cgroups.cgroup_id(root)
-        for path in cgroups.subtree(root):
-            if path not in (root, canary):
-                with contextlib.suppress(OSError):  # it is gone
-                    yield path, cgroups.cgroup_id(path)
 
     def _tick(self, *, force: bool = False) -> None:
         self._ticked_at = now = time.monotonic_ns()
@@ -357,13 +316,7 @@ class Recorder:
                 self._append(record)
         self._upkeep.tick()
         crowded = self._ring.fill >= MODEST_FILL * self._ring.size
-        if self._journal.holds_agents:
-            self._hold_all()
-        elif self._may_be_held and not crowded:
-            # Not before what gathered meanwhile is read: it would take them no time to fill the rest of the ring.
-            self._let_go()
-        if (self._held or self._holding_all) and not crowded:
-            holding.release(self._stopped_fd)
+        self._waiting.tick(disk_full=self._journal.holds_agents, crowded=crowded)
         self._write_status(account)
         if now - self._beat_at >= HEARTBEAT_NS or self._journal.needs_trial or force:
             self._beat_at = now

@@ -16,13 +16,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
 from agentwatch.errors import AgentwatchError, StoreError
 from agentwatch.log import folder, retention
+from agentwatch.log.access import Access
 from agentwatch.log.appender import RESERVE_BYTES
 from agentwatch.log.sealing import Sealer
 from agentwatch.log.writer import NO_SPACE
+from agentwatch.records.encoding import encode
 from agentwatch.requests.holds import read_holds
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 PRUNE_S = 3600
 """How often it is looked what is too old or too much: a segment lasts an hour at the most."""
-NS = 10**9
 
 
 class Upkeep:
@@ -148,8 +147,7 @@ class Upkeep:
         self._pruned = retention.coalesce([*self._pruned, (one.first_seq, one.next_seq)])
         fields = {"first_seq": one.first_seq, "records": one.next_seq - one.first_seq, "bytes": one.size}
         record = self._envelope("prune") | fields | {"reason": reason, "pruned": [list(pair) for pair in self._pruned]}
-        payload: bytes = msgpack.packb(record)
-        self._leaving = (self._journal.append(record), payload, one)
+        self._leaving = (self._journal.append(record), encode(record), one)
 
     def _finish(self, *, signed: bool = True) -> bool:
         # Only a record that is signed for proves that the segment was removed on purpose.
@@ -173,7 +171,7 @@ class Upkeep:
     def _keep_copy(self) -> None:
         """Make ``pruned`` a copy of the newest record of what was pruned, unless it is. Raises OSError."""
         if self._copy is not None:
-            folder.write_pruned(self._config.log_dir, self._copy, reader_gid=self._config.reader_gid())
+            Access(self._config.reader_gid()).write(self._config.log_dir / folder.PRUNED, self._copy)
             self._copy = None
 
 
@@ -193,6 +191,5 @@ def _stamper(config: Config) -> Stamper | None:
     from agentwatch.anchors.stamper import Stamper  # noqa: PLC0415 -- as above
 
     roots = timestamp.load_roots(config.log.timestamp_roots) if config.log.timestamp_roots is not None else None
-    gid = config.reader_gid()
-    mode = 0o600 if gid is None else 0o640
-    return Stamper(config.log_dir, config.log.timestamp_url, roots, mode=mode, gid=-1 if gid is None else gid)
+    access = Access(config.reader_gid())
+    return Stamper(config.log_dir, config.log.timestamp_url, roots, mode=access.mode, gid=access.gid)

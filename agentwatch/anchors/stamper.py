@@ -147,17 +147,9 @@ class Stamper:
             return
         anchors.mkdir(0o700, exist_ok=True)
         os.chown(anchors, -1, self._gid)
-        anchors.chmod(self._mode | (self._mode & 0o444) >> 2)
-        _sync(self._log_dir)
+        anchors.chmod(folder.folder_mode(self._mode))
+        folder.fsync_folder(self._log_dir)
 
     def _store(self, path: Path, data: bytes) -> None:
         folder.replace_file(path, data, mode=self._mode, gid=self._gid, durable=True)
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        folder.fsync_folder(path.parent)

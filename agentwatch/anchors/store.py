@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-FOLDER = "anchors"
+FOLDER = folder.ANCHORS
 TIMESTAMP = "tsr"
 STAMPED = "checkpoint"
 CONSISTENCY = "consistency"

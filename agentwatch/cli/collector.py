@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from typing import TYPE_CHECKING
 
 import click
 
 from agentwatch.cli.common import pass_config
+from agentwatch.cli.service import in_foreground
 
 if TYPE_CHECKING:
     from agentwatch.config import Config
@@ -35,13 +34,4 @@ def command(config: Config, /, *, print_key: bool) -> None:
     if print_key:
         click.echo(str(service.cosigner(config).key))
         return
-    logging.basicConfig(format="agentwatch: %(message)s", level=logging.INFO)
-    stopping = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    service.run(config, lambda: stopping, lambda: click.echo("ready"))
+    service.run(config, in_foreground(), lambda: click.echo("ready"))

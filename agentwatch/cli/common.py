@@ -7,12 +7,14 @@ argument. The option that is nearest to the command wins; without one ``$AGENTWA
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
 
 from agentwatch import config
+from agentwatch.query import times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,3 +54,11 @@ def pass_config(function: Callable[Concatenate[config.Config, P], R]) -> Callabl
         return function(load_config(), *args, **kwargs)
 
     return with_config
+
+
+def moment(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> int | None:
+    """Return the time that an option names, CLOCK_REALTIME in nanoseconds: a callback of click."""
+    try:
+        return None if typed is None else times.parse(typed, time.time_ns())
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e

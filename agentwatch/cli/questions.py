@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from agentwatch.cli import reads
+from agentwatch.cli.common import moment
 from agentwatch.cli.output import Column, Progress, note, print_rows
-from agentwatch.query import answers, times
+from agentwatch.query import answers
 from agentwatch.query.filters import ACCESSES, Filter, Table
 from agentwatch.query.source import open_source
 from agentwatch.sql.names import normalise_name
@@ -43,13 +43,6 @@ Statements without a schema are counted on stderr when another one is asked for.
 """
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> int | None:
-    try:
-        return None if typed is None else times.parse(typed, time.time_ns())
-    except ValueError as e:
-        raise click.BadParameter(str(e)) from e
-
-
 def _table(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> Table | None:
     try:
         return None if typed is None else Table(*normalise_name(typed))
@@ -61,8 +54,8 @@ _OPTIONS = (
     click.option("--table", metavar="T", callback=_table, help="Statements that touch this table."),
     click.option("--access", type=click.Choice(ACCESSES), help="How the table (or any table) is touched."),
     click.option("--agent", metavar="A", help="One agent, by its name."),
-    click.option("--since", metavar="TIME", callback=_moment, help="The beginning of the window."),
-    click.option("--until", metavar="TIME", callback=_moment, help="The end of the window."),
+    click.option("--since", metavar="TIME", callback=moment, help="The beginning of the window."),
+    click.option("--until", metavar="TIME", callback=moment, help="The end of the window."),
     click.option("--database", metavar="D", help="Statements sent to this database."),
     click.option("--session", metavar="S", help="One session: its id, or a beginning that only it has."),
     click.option("--limit", metavar="N", type=click.IntRange(min=1), help="The newest N only."),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import socket
 from typing import TYPE_CHECKING
 
 import click
 
 from agentwatch.cli.common import pass_config
+from agentwatch.cli.service import in_foreground
 
 if TYPE_CHECKING:
     from agentwatch.config import Config
@@ -24,22 +23,15 @@ def command(config: Config) -> None:
     Prints "ready" on standard output (and notifies systemd) once it records; from then on everything that the
     probes captured since they were loaded ends up in the log, also what was captured while no recorder ran.
 
-    Exit status: 0 stopped by a signal, 69 no probes are loaded, 75 another recorder runs, 77 not root.
+    Exit status: 0 stopped by a signal, 69 no probes are loaded, 74 the log cannot be written (a full
+    disk only with disk_full = "stop"), 75 another recorder runs, 77 not root.
     """
     from agentwatch.recorder import Recorder  # noqa: PLC0415 -- --help must not map the decoders
 
-    logging.basicConfig(format="agentwatch: %(message)s", level=logging.INFO)
-    stopping = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopping = in_foreground()
     recorder = Recorder(config)
     try:
-        recorder.run(lambda: stopping, _ready)
+        recorder.run(stopping, _ready)
     finally:
         recorder.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from agentwatch.anchors import witnesses
 from agentwatch.cli import reads
-from agentwatch.cli.common import pass_config
+from agentwatch.cli.common import moment, pass_config
 from agentwatch.cli.output import Progress, print_json
 from agentwatch.cli.safe import printable
 from agentwatch.errors import NotFoundError
@@ -62,13 +61,6 @@ def _identity(_ctx: click.Context, _param: click.Parameter, typed: str | None) -
         raise click.BadParameter(f"not a vkey, nor a file with one: {e}") from e
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> int | None:
-    try:
-        return None if typed is None else times.parse(typed, time.time_ns())
-    except ValueError as e:
-        raise click.BadParameter(str(e)) from e
-
-
 @click.command(epilog=_EPILOG)
 @click.option(
     "--against",
@@ -86,7 +78,7 @@ def _moment(_ctx: click.Context, _param: click.Parameter, typed: str | None) -> 
     callback=_keys,
     help="A collector's key: checkpoints that it cosigned are checked too. Default: [push] collector_key.",
 )
-@click.option("--since", metavar="TIME", callback=_moment, help="Read only segments with records after this.")
+@click.option("--since", metavar="TIME", callback=moment, help="Read only segments with records after this.")
 @click.option(
     "--log", "log_dir", metavar="DIR", type=click.Path(path_type=Path), help="A copy of a log. Default: log_dir."
 )

@@ -15,7 +15,6 @@ from agentwatch.log import folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLDER = "anchors"
 KEEP_NEWEST = 64
 """A minute of a busy host."""
 PRUNE_EVERY = 64
@@ -35,7 +34,7 @@ class Anchors:
     """The anchors of the log in ``log_dir`` from one collector. Methods raise StoreError, PrivilegeError."""
 
     def __init__(self, log_dir: Path) -> None:
-        self._folder = log_dir / FOLDER
+        self._folder = log_dir / folder.ANCHORS
         self._since_prune = PRUNE_EVERY
 
     def store(self, size: int, name: str, cosigned: str) -> Path:

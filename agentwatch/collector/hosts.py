@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentwatch.collector.connection import Connection
-    from agentwatch.collector.files import Access
     from agentwatch.collector.journal import Journal
+    from agentwatch.log.access import Access
     from agentwatch.records.encoding import Record
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ the mirror is to be closed and opened again: opening finds what really is there.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from agentwatch.collector import files
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agentwatch.collector.files import Access
     from agentwatch.collector.frames import Records
+    from agentwatch.log.access import Access
     from agentwatch.log.epochs import Epoch
 
 FLUSH_LEAVES = 1 << 16
@@ -86,7 +85,7 @@ class Mirror:
         self._tiles.extend(leaves)
         if any(isinstance(item, Leaf) for item in batch.items):
             self._stale |= self._tiles.flush()
-            self._sync_leaves(batch.first, end)
+            tiles.make_durable(self._log_dir, batch.first, end)
         self._write(batch)
         self._frontier = grown
 
@@ -117,7 +116,7 @@ class Mirror:
         for epoch in known:
             if epoch.seq not in here:
                 self._access.write(
-                    own / files.epoch_name(epoch.seq), (stored / files.epoch_name(epoch.seq)).read_bytes()
+                    own / epochs.file_name(epoch.seq), (stored / epochs.file_name(epoch.seq)).read_bytes()
                 )
 
     def close(self) -> None:
@@ -196,19 +195,6 @@ class Mirror:
             read = TileReader(self._log_dir, stop)
             yield from (read.leaf(seq) for seq in range(begin, stop))
             begin = stop
-
-    def _sync_leaves(self, begin: int, end: int) -> None:
-        for index in range(begin // tiles.WIDTH, (end - 1) // tiles.WIDTH + 1):
-            width = min(tiles.WIDTH, end - index * tiles.WIDTH)
-            path = self._log_dir / tiles.tile_path(0, index, width)
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            while path != self._log_dir:
-                path = path.parent
-                files.sync_folder(path)
 
 
 def _pass_over(_: SegmentDamaged) -> None:

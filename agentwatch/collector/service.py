@@ -13,12 +13,12 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from agentwatch.collector.connection import context, name_in
-from agentwatch.collector.files import Access
 from agentwatch.collector.hosts import Hosts
 from agentwatch.collector.journal import LogJournal
 from agentwatch.collector.server import Server
 from agentwatch.errors import ConfigError, StoreError
 from agentwatch.log import note
+from agentwatch.log.access import Access
 from agentwatch.log.keys import KeyFolder
 from agentwatch.log.signed import Options, SignedLog
 

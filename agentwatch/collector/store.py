@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from agentwatch.collector.files import Access
     from agentwatch.collector.frames import Head, Hello, Records, Step
+    from agentwatch.log.access import Access
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Host:
                     self._enrol(enrol)
                     self._access.make_folder(self._path / epochs.FOLDER)
                     self._access.write(self._path / epochs.IDENTITY_FILE, f"{trust.identity}\n".encode())
-                self._access.write(self._path / epochs.FOLDER / files.epoch_name(step.seq), step.payload)
+                self._access.write(self._path / epochs.FOLDER / epochs.file_name(step.seq), step.payload)
         self.wake()
         self._follow(lambda mirror: mirror.keep_epochs(trust.identity, trust.chain.epochs, self._path / epochs.FOLDER))
 

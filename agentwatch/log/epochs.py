@@ -7,13 +7,14 @@ breaks it. Nothing here opens a file.
 from __future__ import annotations
 
 import base64
+import re
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from agentwatch.log import checkpoint, merkle, note
+from agentwatch.log import checkpoint, note
 from agentwatch.log.note import CERTIFICATE, Key, NoteError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 KIND = "epoch"
 FOLDER = "epochs"
 IDENTITY_FILE = "identity"
+_FILE_NAME = re.compile(r"[0-9]{20}\Z")
 FIXED_LINES = 5
 """Lines of a certificate before the keys."""
 RootOf = Callable[[int], bytes]
@@ -81,6 +83,16 @@ class Epoch(NamedTuple):
 def identity_name(origin: str) -> str:
     """Return the name that the host identity key signs under."""
     return f"{origin}/identity"
+
+
+def file_name(seq: int) -> str:
+    """Return the name of the copy of an epoch's record."""
+    return f"{seq:020d}"
+
+
+def parse_file_name(name: str) -> int | None:
+    """Return the sequence number that a copy's name tells; None if it is no copy's name."""
+    return int(name) if _FILE_NAME.match(name) else None
 
 
 def parse(seq: int, payload: bytes) -> Epoch:
@@ -196,8 +208,3 @@ class Chain:
             raise NoteError(f"it is of another log, {found.origin}")
         note.verify(signed, self.at(found.size).certificate.keys)
         return found
-
-
-def empty_root() -> bytes:
-    """Return the root in the certificate of epoch 0."""
-    return merkle.EMPTY_ROOT

@@ -6,6 +6,7 @@ that are exactly a segment's name are segments.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -19,6 +20,7 @@ from agentwatch.log.compressed import Compressed
 from agentwatch.log.source import Plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from agentwatch.log.source import Source
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 LOCK_NAME = "writer.lock"
 PRUNED = "pruned"
 PRUNE = "prune"
+HOLDS = "holds"
+ANCHORS = "anchors"
+SET_ASIDE = "broken-"
+"""How the name of a folder begins in which there is a whole log that was not continued."""
 TORN = "torn"
 """Kept aside at opening: what a crash left of a write."""
 UNSYNCED = "unsynced"
@@ -95,6 +101,29 @@ def open_source(path: Path) -> Source:
         raise failure(e, f"cannot read the segment {path}") from e
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Source]:
+    """Open a segment for a block, in which errors of reading become those of the tree. Raises as ``open_source``."""
+    source = open_source(path)
+    try:
+        yield source
+    except segment.UnsupportedVersionError as e:
+        raise unsupported(path, e) from e
+    except OSError as e:
+        raise failure(e, f"cannot read the segment {path}") from e
+    finally:
+        source.close()
+
+
+def created_ns(item: SegmentFile) -> int | None:
+    """Return when a segment was created, CLOCK_REALTIME; None if its header is damaged."""
+    with reading(item.path) as source:
+        try:
+            return segment.Header.parse(source.pread(segment.HEADER_BYTES, 0)).created_ns
+        except ValueError:
+            return None
+
+
 def open_segment(path: Path) -> int:
     """Return a file descriptor for the file as it is. Raises FileNotFoundError if it is gone, else as ``failure``."""
     try:
@@ -113,19 +142,11 @@ def find_log_id(segments: list[SegmentFile]) -> bytes | None:
     claimed: bytes | None = None
     for item in segments:
         try:
-            source = open_source(item.path)
+            with reading(item.path) as source:
+                head = source.pread(segment.HEADER_BYTES, 0)
+                return segment.Header.parse(head).log_id
         except FileNotFoundError:
             continue
-        try:
-            head = source.pread(segment.HEADER_BYTES, 0)
-        except OSError as e:
-            raise failure(e, f"cannot read the segment {item.path}") from e
-        finally:
-            source.close()
-        try:
-            return segment.Header.parse(head).log_id
-        except segment.UnsupportedVersionError as e:
-            raise unsupported(item.path, e) from e
         except ValueError:
             claimed = claimed or segment.claimed_log_id(head)
     return claimed
@@ -151,6 +172,20 @@ def replace_file(path: Path, data: bytes, *, mode: int, gid: int, durable: bool 
     temporary.replace(path)
 
 
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def folder_mode(mode: int) -> int:
+    """Return the mode of a folder whose files have this one: who may read these may pass."""
+    return mode | (mode & 0o444) >> 2
+
+
 def read_pruned(log_dir: Path) -> list[tuple[int, int]]:
     """Return the ranges [first, next) of records that were pruned, as the copy of the newest ``prune`` record says.
 
@@ -167,17 +202,6 @@ def read_pruned(log_dir: Path) -> list[tuple[int, int]]:
         raise LogError(
             f"{path} is not a copy of a prune record; agentwatch verify says whether the log is whole"
         ) from e
-
-
-def write_pruned(log_dir: Path, payload: bytes, *, reader_gid: int | None) -> None:
-    """Keep a copy of the newest ``prune`` record, durably. Raises OSError."""
-    mode, gid = (0o600, -1) if reader_gid is None else (0o640, reader_gid)
-    replace_file(log_dir / PRUNED, payload, mode=mode, gid=gid, durable=True)
-    fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def pruned_ranges(payload: bytes) -> list[tuple[int, int]]:

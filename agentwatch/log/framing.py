@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentwatch.log import folder, scan, segment
+from agentwatch.log import checkpoint, epochs, folder, scan, segment, tiles
 from agentwatch.log.compressed import Compressed
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def check_segment(
     """Check one segment and add what it is like to the report; ``on_records`` is called with all that is in it."""
     report.segments += 1
     report.next_seq = item.first_seq
-    source = folder.open_source(item.path)
-    try:
+    with folder.reading(item.path) as source:
         for event in scan.walk(source, log_id, item.first_seq, stop=following.first_seq if following else None):
             if isinstance(event, scan.Records):
                 report.records += len(event.payloads)
@@ -131,12 +130,6 @@ def check_segment(
         if isinstance(source, Compressed) and log_id is not None and (wrong := source.wrong_hint(log_id)):
             report.add(Problem(item.path, 0, item.first_seq, item.first_seq, wrong))
         report.bytes += size_of(item.path)
-    except segment.UnsupportedVersionError as e:
-        raise folder.unsupported(item.path, e) from e
-    except OSError as e:
-        raise folder.failure(e, f"cannot read the segment {item.path}") from e
-    finally:
-        source.close()
 
 
 def _judge_tail(
@@ -158,7 +151,18 @@ def _judge_tail(
         report.torn_bytes = tail.length
 
 
-PARTS = frozenset({folder.LOCK_NAME, "tile", "epochs", "anchors", "identity", "checkpoint", "holds", folder.PRUNED})
+PARTS = frozenset(
+    {
+        folder.LOCK_NAME,
+        folder.PRUNED,
+        folder.HOLDS,
+        folder.ANCHORS,
+        tiles.FOLDER,
+        epochs.FOLDER,
+        epochs.IDENTITY_FILE,
+        checkpoint.FILE,
+    }
+)
 """What else a log consists of (docs/log-format.md)."""
 
 
@@ -167,7 +171,7 @@ def other_files(report: Report) -> None:
     for path in sorted(report.log_dir.iterdir()):
         if segment.parse_name(path.name) is not None or path.name in PARTS or folder.is_temporary(path.name):
             continue
-        if folder.is_aside(path.name) or path.name.startswith("broken-"):
+        if folder.is_aside(path.name) or path.name.startswith(folder.SET_ASIDE):
             report.aside.append(path)
         else:
             report.foreign.append(path)

@@ -76,7 +76,7 @@ class KeyFolder:
         if not path.is_dir():
             path.mkdir(0o700, parents=True)
             path.chmod(0o700)  # not by umask
-            _sync(path.parent)
+            folder.fsync_folder(path.parent)
         self._refuse_open(path, path.lstat())
         for name in (CURRENT, NEXT):
             with contextlib.suppress(FileNotFoundError):
@@ -101,7 +101,7 @@ class KeyFolder:
             self._overwrite(CURRENT)
             (self.path / NEXT).rename(self.path / CURRENT)
         # Else it was only this that failed before, and the present keys are the ones to keep.
-        _sync(self.path)
+        folder.fsync_folder(self.path)
 
     def discard_next(self) -> None:
         """Forget keys that never began an epoch."""
@@ -113,7 +113,7 @@ class KeyFolder:
         for name in (CURRENT, NEXT):
             self._overwrite(name)
             (self.path / name).unlink(missing_ok=True)
-        _sync(self.path)
+        folder.fsync_folder(self.path)
 
     def secret(self, name: str) -> bytes:
         """Return 32 random bytes that stay the same: of the file ``name``, made when they are first asked for."""
@@ -136,7 +136,7 @@ class KeyFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         folder.replace_file(self.path / name, content, mode=0o600, gid=os.getegid(), durable=True)
-        _sync(self.path)
+        folder.fsync_folder(self.path)
 
     def _overwrite(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -155,14 +155,6 @@ class KeyFolder:
                 f"{path} can be opened by others than user {os.geteuid()}: keys in it are no secret. "
                 f"Find out who could, then remove {self.path}: the log begins anew with a new identity"
             )
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _pack(keys: EpochKeys) -> bytes:

@@ -215,8 +215,7 @@ class LogReader:
             yield damage
 
     def _walk(self, here: folder.SegmentFile, following: folder.SegmentFile | None, seq: int) -> Iterator[scan.Event]:
-        source = folder.open_source(here.path)
-        try:
+        with folder.reading(here.path) as source:
             start = self._start(here, source, seq)
             size = source.size()
             end = self._end
@@ -232,12 +231,6 @@ class LogReader:
                 elif isinstance(event, scan.Tail) and following is None:
                     self._end = _End(here.path, event.offset + event.length, event)
                 yield event
-        except segment.UnsupportedVersionError as e:
-            raise folder.unsupported(here.path, e) from e
-        except OSError as e:
-            raise folder.failure(e, f"cannot read the segment {here.path}") from e
-        finally:
-            source.close()
 
     def _start(self, here: folder.SegmentFile, source: Source, seq: int) -> tuple[int, int] | None:
         # A record at or before seq from which a walk may begin: known from an earlier walk, or hinted at and right.

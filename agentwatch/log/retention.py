@@ -12,15 +12,14 @@ before, and is a candidate again. What always holds:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.errors import LogError
 from agentwatch.log import folder, merkle, scan, segment
-from agentwatch.log.sealing import fsync_folder, set_append_only
-from agentwatch.log.tiles import WIDTH, TileReader, tile_path
+from agentwatch.log.sealing import set_append_only
+from agentwatch.log.tiles import WIDTH, TileReader, make_durable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +62,7 @@ def candidates(log_dir: Path, keep: Keep, *, now_ns: int, tree_size: int, is_hel
     log_id = folder.find_log_id(segments)
     sizes = [_stored_bytes(item.path) for item in segments]
     too_much = sum(sizes) - keep.size if keep.size else 0
-    ages = ages_ns([_created_ns(item) for item in segments], now_ns)
+    ages = ages_ns([folder.created_ns(item) for item in segments], now_ns)
     for (item, following), stored, age_ns in zip(pairwise(segments), sizes, ages, strict=False):
         one = Candidate(item.first_seq, following.first_seq, item.path, stored, age_ns)
         expired = 0 < keep.age_ns < age_ns
@@ -110,7 +109,7 @@ def check_tiles(log_dir: Path, one: Candidate, *, tree_size: int) -> None:
         at = seq + len(payloads)
     _check_void(tiles, one, at, one.next_seq)
     try:
-        _make_durable(log_dir, range(one.first_seq // WIDTH, -(-one.next_seq // WIDTH)))
+        make_durable(log_dir, one.first_seq, -(-one.next_seq // WIDTH) * WIDTH)
     except OSError as e:
         raise folder.failure(e, f"cannot make the tiles over {one.path} durable, which is not pruned") from e
 
@@ -126,7 +125,7 @@ def remove(one: Candidate) -> int:
                 set_append_only(path, on=False)
                 freed += path.stat().st_size
             path.unlink(missing_ok=True)
-        fsync_folder(plain.parent)
+        folder.fsync_folder(plain.parent)
     except OSError as e:
         raise folder.failure(e, f"cannot prune the segment {one.path}") from e
     return freed
@@ -149,17 +148,10 @@ def _is_held(one: Candidate, log_id: bytes | None, is_held: IsHeld) -> bool:
 
 def _walk(one: Candidate, log_id: bytes | None) -> Iterator[tuple[int, list[bytes]]]:
     # What can be read of the segment.
-    source = folder.open_source(one.path)
-    try:
+    with folder.reading(one.path) as source:
         for event in scan.walk(source, log_id, one.first_seq, stop=one.next_seq):
             if isinstance(event, scan.Records):
                 yield event.seq, event.payloads
-    except segment.UnsupportedVersionError as e:
-        raise folder.unsupported(one.path, e) from e
-    except OSError as e:
-        raise folder.failure(e, f"cannot read the segment {one.path}") from e
-    finally:
-        source.close()
 
 
 def _leaf(tiles: TileReader, seq: int) -> bytes:
@@ -173,32 +165,6 @@ def _check_void(tiles: TileReader, one: Candidate, begin: int, end: int) -> None
     for seq in range(begin, end):
         if _leaf(tiles, seq) != merkle.VOID_LEAF:
             raise LogError(f"record {seq} in {one.path} cannot be read: not pruned; see agentwatch verify")
-
-
-def _make_durable(log_dir: Path, indices: range) -> None:
-    folders = set()
-    for index in indices:
-        path = log_dir / tile_path(0, index)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        folders |= {parent for parent in path.parents if parent.is_relative_to(log_dir)}
-    for path in folders:
-        fsync_folder(path)
-
-
-def _created_ns(item: folder.SegmentFile) -> int | None:
-    source = folder.open_source(item.path)
-    try:
-        return segment.Header.parse(source.pread(segment.HEADER_BYTES, 0)).created_ns
-    except ValueError:
-        return None
-    except OSError as e:
-        raise folder.failure(e, f"cannot read the segment {item.path}") from e
-    finally:
-        source.close()
 
 
 def _stored_bytes(path: Path) -> int:

@@ -136,19 +136,10 @@ def _replace(path: Path, temporary: Path, target: Path, *, append_only: bool) ->
         # Pruned meanwhile. Who prunes removes the plain file first: one of us sees what the other one did.
         target.unlink(missing_ok=True)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    fsync_folder(path.parent)
+    folder.fsync_folder(path.parent)
     path.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    folder.fsync_folder(path.parent)
     return append_only and set_append_only(target, on=True)
-
-
-def fsync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Sealer:

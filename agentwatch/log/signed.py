@@ -26,6 +26,7 @@ import msgpack
 
 from agentwatch.errors import LogError, NotFoundError, SegmentDamaged, StoreError
 from agentwatch.log import checkpoint, epochs, folder, merkle, note, segment, tiles
+from agentwatch.log.access import Access
 from agentwatch.log.checkpoint import Checkpoint
 from agentwatch.log.epochs import Certificate
 from agentwatch.log.keys import NEXT, EpochKeys, KeyFolder, new_seed
@@ -45,7 +46,6 @@ CHECKPOINT_NS = 500 * 10**6
 EPOCH_NS = 3600 * 10**9
 RETRY_NS = 10**9
 """After the disk refused a checkpoint or a key."""
-ASIDE = "broken-"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -86,8 +86,7 @@ class SignedLog:
         self.fault: str | None = None
         self.signed: Checkpoint | None = None
         self._options = options
-        self._mode = 0o600 if options.reader_gid is None else 0o640
-        self._gid = os.getegid() if options.reader_gid is None else options.reader_gid
+        self._access = Access(options.reader_gid)
         self._current: EpochKeys | None = None
         self._signers: list[note.Signer] = []
         self._pending: tuple[EpochKeys, bytes] | None = None
@@ -148,7 +147,7 @@ class SignedLog:
                 self.set_aside = SetAside(self.log_dir, f"there is nothing left of the log {lost.origin}")
             self._keys.discard()
             self._current = None
-            self._tree = self._grow(TileWriter(self.log_dir, 0, _nothing, mode=self._mode, gid=self._gid), 0)
+            self._tree = self._tiles_from(0, _nothing)
             return
         self._tree = self._grow(self._signed_tree(), size)
         self._current = self._find_keys()
@@ -160,15 +159,18 @@ class SignedLog:
             read = TileReader(self.log_dir, signed.size)
             with contextlib.suppress(LogError):
                 if merkle.root(signed.size, read) == signed.root:
-                    return TileWriter(self.log_dir, signed.size, read, mode=self._mode, gid=self._gid)
+                    return self._tiles_from(signed.size, read)
             log.warning("the tiles of %s do not lead to its checkpoint; they are made again", self.log_dir)
         if signed is not None and signed.size > LogReader(self.log_dir).end():
             # LogError if there is no tile either. A checkpoint may name any number: it is not counted up to.
             TileReader(self.log_dir, signed.size).leaf(signed.size - 1)
-        tree = TileWriter(self.log_dir, 0, _nothing, mode=self._mode, gid=self._gid)
+        tree = self._tiles_from(0, _nothing)
         if signed is not None and self._grow(tree, signed.size).root() != signed.root:
             raise LogError(f"its {signed.size} records do not lead to its checkpoint: it was altered")
         return tree
+
+    def _tiles_from(self, size: int, read: merkle.HashReader) -> TileWriter:
+        return TileWriter(self.log_dir, size, read, mode=self._access.mode, gid=self._access.gid)
 
     def _grow(self, tree: TileWriter, size: int) -> TileWriter:
         tree.extend(_leaves(self.log_dir, tree.size, size))
@@ -176,28 +178,30 @@ class SignedLog:
 
     def _find_keys(self) -> EpochKeys:
         coming = self._keys.load(NEXT)
-        if coming is not None and self._has_begun(coming):
+        if coming is not None and self._begun_by(coming) is not None:
             self._keys.promote()
         elif coming is not None:
             self._keys.discard_next()
         current = self._keys.load()
         if current is None:
             raise LogError(f"there is no key in {self._keys.path} that could sign it")
-        if not self._has_begun(current):
+        payload = self._begun_by(current)
+        if payload is None:
             raise LogError(
                 f"the key in {self._keys.path} is not the one that it names last: it is older than its key, or another"
             )
-        self._copy_epoch(current.seq, self._payload(current.seq))
+        self._copy_epoch(current.seq, payload)
         return current
 
-    def _has_begun(self, keys: EpochKeys) -> bool:
-        # Whether the log has the record that lets these keys sign.
+    def _begun_by(self, keys: EpochKeys) -> bytes | None:
+        # The record that lets these keys sign, if the log has it.
         if checkpoint.log_id_of(keys.origin) != self.writer.log_id or keys.seq >= self.writer.next_seq:
-            return False
+            return None
         try:
-            return epochs.parse(keys.seq, self._payload(keys.seq)).certificate.keys == keys.public
+            payload = self._payload(keys.seq)
+            return payload if epochs.parse(keys.seq, payload).certificate.keys == keys.public else None
         except (LogError, note.NoteError):
-            return False
+            return None
 
     def _payload(self, seq: int) -> bytes:
         try:
@@ -345,7 +349,7 @@ class SignedLog:
     # -- files
 
     def _epoch_path(self, seq: int) -> Path:
-        return self.log_dir / epochs.FOLDER / f"{seq:020d}"
+        return self.log_dir / epochs.FOLDER / epochs.file_name(seq)
 
     def _copy_epoch(self, seq: int, payload: bytes) -> None:
         path = self._epoch_path(seq)
@@ -353,14 +357,14 @@ class SignedLog:
             return
         path.parent.mkdir(0o700, exist_ok=True)
         self._permit(path.parent)
-        folder.replace_file(path, payload, mode=self._mode, gid=self._gid, durable=True)
+        folder.replace_file(path, payload, mode=self._access.mode, gid=self._access.gid, durable=True)
 
     def _permit(self, path: Path) -> None:
         # One writer died between making it and this, or had another reader group.
         now = path.lstat()
-        mode = self._mode | (self._mode & 0o444) >> 2 if stat.S_ISDIR(now.st_mode) else self._mode
-        if not stat.S_ISLNK(now.st_mode) and (stat.S_IMODE(now.st_mode), now.st_gid) != (mode, self._gid):
-            os.chown(path, -1, self._gid)
+        mode = self._access.folder_mode if stat.S_ISDIR(now.st_mode) else self._access.mode
+        if not stat.S_ISLNK(now.st_mode) and (stat.S_IMODE(now.st_mode), now.st_gid) != (mode, self._access.gid):
+            os.chown(path, -1, self._access.gid)
             path.chmod(mode)
 
     def _permit_all(self) -> None:
@@ -369,14 +373,14 @@ class SignedLog:
         parts = [self.log_dir / name for name in (tiles.FOLDER, epochs.FOLDER, checkpoint.FILE)]
         with contextlib.suppress(FileNotFoundError):
             now = identity.lstat()
-            if (stat.S_IMODE(now.st_mode), now.st_gid) == (self._mode, self._gid):
+            if (stat.S_IMODE(now.st_mode), now.st_gid) == (self._access.mode, self._access.gid):
                 return
             for path in (*parts, *(path for part in parts for path in part.rglob("*")), identity):
                 if path.exists():
                     self._permit(path)
 
     def _write(self, name: str, content: bytes) -> None:
-        folder.replace_file(self.log_dir / name, content, mode=self._mode, gid=self._gid, durable=True)
+        folder.replace_file(self.log_dir / name, content, mode=self._access.mode, gid=self._access.gid, durable=True)
 
 
 def _sign(text: str, signers: list[note.Signer]) -> note.Note:
@@ -439,22 +443,18 @@ def _set_aside(log_dir: Path) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     number = 1
     while True:
-        target = log_dir / (f"{ASIDE}{stamp}" if number == 1 else f"{ASIDE}{stamp}.{number}")
+        target = log_dir / (f"{folder.SET_ASIDE}{stamp}" if number == 1 else f"{folder.SET_ASIDE}{stamp}.{number}")
         with contextlib.suppress(FileExistsError):
             target.mkdir(0o700)
             break
         number += 1
     # The checkpoint last: without it a part of a log that was left behind could pass for a whole one.
     for path in sorted(log_dir.iterdir(), key=lambda path: path.name == checkpoint.FILE):
-        if path.name == folder.LOCK_NAME or path.name.startswith(ASIDE):
+        if path.name == folder.LOCK_NAME or path.name.startswith(folder.SET_ASIDE):
             continue
         if segment.is_compressed(path.name):
             set_append_only(path, on=False)
         path.rename(target / path.name)
     for path in (target, log_dir):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        folder.fsync_folder(path)
     return target

@@ -217,7 +217,25 @@ class TileWriter:
         self._make_folders(path.parent)
         path.mkdir(0o700)
         os.chown(path, -1, self._gid)
-        path.chmod(self._mode | (self._mode & 0o444) >> 2)
+        path.chmod(folder.folder_mode(self._mode))
+
+
+def make_durable(log_dir: Path, begin: int, end: int) -> None:
+    """Have the level-0 tiles over these leaves on disk, with their names; the last has as many as ``end`` says.
+
+    Raises OSError.
+    """
+    folders = set()
+    for index in range(begin // WIDTH, -(-end // WIDTH)):
+        path = log_dir / tile_path(0, index, min(WIDTH, end - index * WIDTH))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        folders |= {parent for parent in path.parents if parent.is_relative_to(log_dir)}
+    for parent in folders:
+        folder.fsync_folder(parent)
 
 
 def _read_tile(path: str, width: int) -> bytes | None:

@@ -10,13 +10,12 @@ problem, by record. The order is that of docs/log-format.md, "Verifying". What a
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentwatch.errors import LogError, NotFoundError
-from agentwatch.log import checkpoint, epochs, folder, framing, note, segment, treecheck
+from agentwatch.log import checkpoint, epochs, folder, framing, note, treecheck
 from agentwatch.log.epochs import BrokenChainError, Chain, Epoch
 from agentwatch.log.framing import Problem
 from agentwatch.log.leafcheck import Examiner, Found, Job, Nothing, check_segment
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 16 * 1024 * 1024
 """A log that is smaller is checked here: other processes would not have begun yet."""
-_COPY_NAME = re.compile(r"[0-9]{20}\Z")
 ATTEMPTS = 5
 """Looks at a log from which segments are pruned or set aside meanwhile; that is once an hour, not once a second."""
 
@@ -148,17 +146,9 @@ def _read_from(segments: list[folder.SegmentFile], since_ns: int | None) -> int:
     # The number of segments that ended before, from the first on: behind one that did not, the clock was set back.
     if since_ns is None:
         return 0
-    return sum(1 for _ in takewhile(lambda following: _created_ns(following) <= since_ns, segments[1:]))
-
-
-def _created_ns(item: folder.SegmentFile) -> int:
-    source = folder.open_source(item.path)
-    try:
-        return segment.Header.parse(source.pread(segment.HEADER_BYTES, 0)).created_ns
-    except ValueError:
-        return 1 << 63  # damaged: to be read
-    finally:
-        source.close()
+    # One whose header is damaged is to be read.
+    created = (folder.created_ns(following) for following in segments[1:])
+    return sum(1 for _ in takewhile(lambda moment: moment is not None and moment <= since_ns, created))
 
 
 def _read_segments(report: Report, jobs: list[Job], runner: Runner, progress: framing.Progress | None) -> list[Found]:
@@ -322,10 +312,10 @@ def _copies(report: Report, log_dir: Path, tree: treecheck.Tree, read: dict[int,
     for path in paths:
         if folder.is_temporary(path.name):
             continue
-        if not _COPY_NAME.match(path.name):
+        seq = epochs.parse_file_name(path.name)
+        if seq is None:
             report.framing.foreign.append(path)
             continue
-        seq = int(path.name)
         if seq >= tree.size:
             continue
         payload = _read_copy(path)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Self
 
 from agentwatch.errors import BusyError, LogError, PrivilegeError, StoreError
 from agentwatch.log import folder, segment
+from agentwatch.log.access import Access
 from agentwatch.log.appender import Appender
 from agentwatch.log.recovery import Fault, recover, set_aside
 from agentwatch.log.sealing import set_append_only
@@ -79,8 +80,7 @@ class LogWriter:
         self._log_dir = log_dir
         self._segment_bytes = segment_bytes
         self._segment_ns = segment_ns
-        self._file_mode = 0o600 if reader_gid is None else 0o640
-        self._gid = os.getegid() if reader_gid is None else reader_gid
+        self._access = Access(reader_gid)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._oldest_ns = 0
@@ -91,7 +91,7 @@ class LogWriter:
         self._segment_began_ns = 0
         with contextlib.ExitStack() as stack:
             try:
-                self._dir_fd = _open_folder(log_dir, 0o700 if reader_gid is None else 0o750, self._gid)
+                self._dir_fd = _open_folder(log_dir, self._access)
                 stack.callback(os.close, self._dir_fd)
                 stack.callback(os.close, _lock(log_dir, self._dir_fd))
                 self._permit_segments()
@@ -231,12 +231,12 @@ class LogWriter:
     def _begin(self) -> Appender:
         header = segment.Header(self.durable_seq, time.time_ns(), self._boot_id, self.log_id)
         try:
-            current = Appender(self._dir_fd, header, self._file_mode, self._gid)
+            current = Appender(self._dir_fd, header, self._access.mode, self._access.gid)
         except FileExistsError:
             # The disk failed a new segment before it held one acknowledged record.
             path = self._log_dir / segment.segment_name(self.durable_seq)
             self.aside.append(set_aside(path, self._dir_fd, folder.UNSYNCED))
-            current = Appender(self._dir_fd, header, self._file_mode, self._gid)
+            current = Appender(self._dir_fd, header, self._access.mode, self._access.gid)
         self._segment = current
         self._segment_began_ns = time.monotonic_ns()
         return current
@@ -276,23 +276,23 @@ class LogWriter:
             now = os.stat(item.path.name, dir_fd=self._dir_fd, follow_symlinks=False)
             if not stat.S_ISREG(now.st_mode):
                 raise LogError(f"{item.path} is not a plain file; move it out of the log")
-            if stat.S_IMODE(now.st_mode) != self._file_mode or now.st_gid != self._gid:
+            if stat.S_IMODE(now.st_mode) != self._access.mode or now.st_gid != self._access.gid:
                 marked = segment.is_compressed(item.path.name) and set_append_only(item.path, on=False)
-                os.chown(item.path.name, -1, self._gid, dir_fd=self._dir_fd, follow_symlinks=False)
-                os.chmod(item.path.name, self._file_mode, dir_fd=self._dir_fd)
+                os.chown(item.path.name, -1, self._access.gid, dir_fd=self._dir_fd, follow_symlinks=False)
+                os.chmod(item.path.name, self._access.mode, dir_fd=self._dir_fd)
                 if marked:
                     set_append_only(item.path, on=True)
 
 
-def _open_folder(log_dir: Path, mode: int, gid: int) -> int:
+def _open_folder(log_dir: Path, access: Access) -> int:
     if not log_dir.exists():
         log_dir.mkdir(mode=0o700, parents=True)
-        _fsync_path(log_dir.parent)
+        folder.fsync_folder(log_dir.parent)
     fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _refuse_unfit(log_dir, os.fstat(fd).st_uid)
-        os.fchown(fd, -1, gid)
-        os.fchmod(fd, mode)
+        os.fchown(fd, -1, access.gid)
+        os.fchmod(fd, access.folder_mode)
     except BaseException:
         os.close(fd)
         raise
@@ -324,14 +324,6 @@ def _lock(log_dir: Path, dir_fd: int) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _fsync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _boot_id() -> bytes:

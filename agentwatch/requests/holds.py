@@ -6,18 +6,18 @@ what is held must not be removed because of a slip of the pen.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from agentwatch.errors import LogError
 from agentwatch.log import folder
+from agentwatch.log.access import Access
 from agentwatch.requests.wire import is_session
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-FILE = "holds"
+FILE = folder.HOLDS
 MAX_HOLDS = 10_000
 """Sessions that may be held: the file is read whole, and written whole for each of them."""
 
@@ -44,13 +44,7 @@ def write_holds(log_dir: Path, held: AbstractSet[str], *, reader_gid: int | None
         raise LogError(f"more than {MAX_HOLDS} sessions would be held; release some, or keep the whole log")
     path = log_dir / FILE
     content = "".join(f"{session}\n" for session in sorted(held)).encode()
-    mode, gid = (0o600, -1) if reader_gid is None else (0o640, reader_gid)
     try:
-        folder.replace_file(path, content, mode=mode, gid=gid, durable=True)
-        descriptor = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        Access(reader_gid).write(path, content)
     except OSError as e:
         raise folder.failure(e, f"cannot write which sessions are held ({path})") from e

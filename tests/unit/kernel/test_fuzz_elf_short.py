@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,24 +11,13 @@ from hypothesis import strategies as st
 from agentwatch.kernel import elf
 from tests.unit.kernel.fix_elf import functions, space_of
 from tests.unit.kernel.fix_go import ENTRY, RETURNS, with_everything
+from tests.unit.modules import FUZZ, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TARGET = Path(__file__).parents[2] / "fuzz" / "fuzz_elf.py"
 
-
-def load_check() -> Callable[[bytes], None]:
-    spec = importlib.util.spec_from_file_location("fuzz_elf", TARGET)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: Callable[[bytes], None] = module.check
-    return made
-
-
-check = load_check()
+check: Callable[[bytes], None] = load(FUZZ / "fuzz_elf.py").check
 edits = st.tuples(st.integers(0, 255), st.integers(0, 64), st.integers(0, 255), st.integers(0, 255)).map(bytes)
 
 

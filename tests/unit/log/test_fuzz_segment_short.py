@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.modules import FUZZ, load
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TARGET = Path(__file__).parents[2] / "fuzz" / "fuzz_segment.py"
 
-
-def load_check() -> Callable[[bytes], None]:
-    spec = importlib.util.spec_from_file_location("fuzz_segment", TARGET)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: Callable[[bytes], None] = module.check
-    return made
-
-
-check = load_check()
+check: Callable[[bytes], None] = load(FUZZ / "fuzz_segment.py").check
 steps = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)).map(bytes)
 
 

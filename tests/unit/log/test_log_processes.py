@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ import pytest
 from agentwatch.log import folder, segment
 from agentwatch.log.framing import check as verify
 from agentwatch.log.reader import LogReader
+from tests.unit.modules import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,17 +27,7 @@ WORKER = Path(__file__).with_name("log_worker.py")
 STORE_CALLS = "mkdir,fchmod,fchown,flock,pwrite64,fdatasync,fsync,ftruncate,rename,renameat,renameat2,unlinkat"
 
 
-def load_payload() -> Callable[[int], bytes]:
-    spec = importlib.util.spec_from_file_location("log_worker", WORKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: Callable[[int], bytes] = module.payload
-    return made
-
-
-payload = load_payload()
+payload: Callable[[int], bytes] = load(WORKER).payload
 
 
 def worker_argv(log_dir: Path, *args: int) -> list[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import hmac
-import importlib.util
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +16,7 @@ from nacl.public import PrivateKey, SealedBox
 from agentwatch.records.encoding import decode, encode
 from agentwatch.records.secret_patterns import MAX_VALUE_BYTES
 from agentwatch.records.secrets import MAX_LISTED
+from tests.unit.modules import FUZZ, load
 from tests.unit.records.fix_secrets import HASH_KEY, MARKER, Example, corpus, record_with, redactor, told
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from agentwatch.records.encoding import Record
 
 EXAMPLES = corpus()
-TARGET = Path(__file__).parents[2] / "fuzz" / "fuzz_secrets.py"
 
 
 def statement(text: str | bytes, params: list[object] | None = None, system: str = "postgresql") -> Record:
@@ -321,17 +319,7 @@ PIECES = st.sampled_from(
 )
 
 
-def fuzz_check() -> Callable[[Record], None]:
-    spec = importlib.util.spec_from_file_location("fuzz_secrets", TARGET)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: Callable[[Record], None] = module.check_record
-    return made
-
-
-check_record = fuzz_check()
+check_record: Callable[[Record], None] = load(FUZZ / "fuzz_secrets.py").check_record
 
 
 @settings(max_examples=400, deadline=None)
